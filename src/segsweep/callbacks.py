@@ -1,0 +1,160 @@
+"""What happens beside training: the history file, pictures in TensorBoard, example files, the progress bar."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from pytorch_lightning.callbacks import Checkpoint, EarlyStopping, RichProgressBar
+from pytorch_lightning.loggers import TensorBoardLogger
+
+from segsweep.data.datamodule import EvalBatches
+from segsweep.files import write_atomic
+from segsweep.metrics import best_is, summarise
+from segsweep.models.blocks import resize_to
+from segsweep.pictures import Picture, stack, strip
+from segsweep.types import DataSpec
+
+_NUM_PICTURES = 8
+_TABLE_GROUPS = ("model", "loss", "data", "augment", "optimizer", "scheduler", "regime")
+_TABLE_METRICS = ("test/miou", "test/miou_image", "test/dice", "test/pixel_accuracy", "val/miou")
+
+
+class RunLogger(TensorBoardLogger):
+    """TensorBoard events in the run folder itself, and nothing else there."""
+
+    def __init__(self, folder: Path, purge_step: int | None) -> None:
+        # purge_step: a continued run hides what an interrupted one logged from there on, so curves do not double.
+        super().__init__(folder, name="", version="", default_hp_metric=False, purge_step=purge_step)
+
+    def save(self) -> None:
+        """Flushes the events; Lightning would also write an hparams.yaml that repeats the record."""
+        self.experiment.flush()
+
+    def finalize(self, status: str) -> None:
+        """Flushes the events; Lightning would close the file after training and open another one for the test."""
+        self.experiment.flush()
+
+
+class History(Checkpoint):
+    """Appends one flushed line per epoch to ``metrics.jsonl``: ``epoch``, ``step`` and every metric.
+
+    A ``Checkpoint`` in Lightning's sense, because only those see what the module logs at the end of an epoch.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Drops what an interrupted run wrote after the checkpoint that is being continued."""
+        kept = [line for line in self.lines() if line["epoch"] < trainer.current_epoch]
+        write_atomic(self.file, "".join(json.dumps(line) + "\n" for line in kept).encode())
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Writes the epoch's line."""
+        values = {k: round(float(v), 6) for k, v in trainer.callback_metrics.items() if k not in ("epoch", "step")}
+        finite = {k: v if np.isfinite(v) else None for k, v in values.items()}
+        line = {"epoch": trainer.current_epoch, "step": trainer.global_step, **finite}
+        with self.file.open("a") as file:
+            file.write(json.dumps(line) + "\n")
+
+    def lines(self) -> list[dict[str, Any]]:
+        """All whole lines so far; a line torn by a kill is left out."""
+        if not self.file.exists():
+            return []
+        return [json.loads(line) for line in self.file.read_text().splitlines(keepends=True) if line.endswith("\n")]
+
+
+class ImagePanel(pl.Callback):
+    """After each validation, image | truth | prediction | error of fixed validation images in TensorBoard."""
+
+    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Draws the panel."""
+        batches: EvalBatches = trainer.datamodule.val_dataloader()  # type: ignore[attr-defined]
+        panel = stack([picture for _, picture in draw(pl_module, batches, fixed_positions(batches))])
+        logger: TensorBoardLogger = trainer.logger  # type: ignore[assignment]
+        logger.experiment.add_image(
+            "val/image_truth_prediction_error", panel, trainer.global_step, dataformats="HWC"
+        )
+
+
+def fixed_positions(batches: EvalBatches) -> list[int]:
+    """Eight images spread evenly over a split: the same ones in every run."""
+    num = len(batches.split.items)
+    return sorted({round(i * (num - 1) / max(1, _NUM_PICTURES - 1)) for i in range(_NUM_PICTURES)})
+
+
+def worst_positions(confusion_NKK: NDArray[np.int32], spec: DataSpec) -> list[int]:
+    """The eight images with the lowest mean IoU over their own classes, worst first."""
+    scores = np.array([summarise(matrix[None], spec.class_names)["miou"] for matrix in confusion_NKK])
+    ranked = np.argsort(np.where(np.isnan(scores), np.inf, scores), kind="stable")
+    return [int(i) for i in ranked[:_NUM_PICTURES]]
+
+
+def draw(task: pl.LightningModule, batches: EvalBatches, positions: list[int]) -> list[tuple[int, Picture]]:
+    """One strip image | truth | prediction | error for each position; ``task`` is in evaluation mode."""
+    pictures = []
+    for position in positions:
+        batch = batches.batch([position])
+        with torch.inference_mode(), task.trainer.precision_plugin.forward_context():
+            logits = resize_to(task(batch.image).logits.float(), batch.mask)
+        arrays = (batch.image[0], batch.mask[0], logits.argmax(dim=1)[0])
+        pictures.append((position, strip(*(a.cpu().numpy() for a in arrays), batches.spec)))
+    return pictures
+
+
+def write_examples(folder: Path, task: pl.LightningModule, batches: EvalBatches, worst: list[int]) -> None:
+    """Writes strips of eight fixed test images and the eight worst: ``fixed-<position>.png``, ``worst-<rank>-<position>.png``."""
+    folder.mkdir(exist_ok=True)
+    for position, picture in draw(task, batches, fixed_positions(batches)):
+        Image.fromarray(picture).save(folder / f"fixed-{position:05d}.png")
+    for rank, (position, picture) in enumerate(draw(task, batches, worst), start=1):
+        Image.fromarray(picture).save(folder / f"worst-{rank}-{position:05d}.png")
+
+
+def early_stopping(monitor: str, patience: int | None, threshold: float | None) -> list[EarlyStopping]:
+    """Stops after ``patience`` epochs without a better value, or as soon as ``threshold`` is reached; None: never."""
+    if patience is None and threshold is None:
+        return []
+    never = 2**31
+    return [
+        EarlyStopping(
+            monitor,
+            mode=best_is(monitor),
+            patience=never if patience is None else patience,
+            stopping_threshold=threshold,
+            check_on_train_epoch_end=True,
+            strict=True,
+        )
+    ]
+
+
+def progress_bar() -> list[RichProgressBar]:
+    """Lightning's rich progress bar if somebody is looking at a terminal."""
+    return [RichProgressBar()] if sys.stdout.isatty() else []
+
+
+def log_table_row(logger: TensorBoardLogger, record: dict[str, Any], step: int) -> None:
+    """Writes a run's row of the HParams table, once and with its final results.
+
+    The keys are the same in every run: a key that one run alone has would vanish from TensorBoard's table, and an empty
+    cell would turn a column of numbers into text.
+    """
+    config, metrics = record["config"], record["metrics"]
+    choices = {group: record["choices"].get(group, "none") for group in _TABLE_GROUPS}
+    numbers = {
+        "seed": record["seed"],
+        "lr": config["optimizer"].get("lr", float("nan")),
+        "batch_size": config["data"]["batch_size"],
+        "max_epochs": config["trainer"]["max_epochs"] or 0,
+        "parameters": record["parameters"],
+    }
+    words = {"family": str(record["family"]), "precision": record["precision"]}
+    results = {f"hparams/{name.replace('/', '_')}": metrics[name] for name in _TABLE_METRICS if metrics.get(name) is not None}
+    results["hparams/train_images_per_s"] = record["images_per_s"]["train"]
+    logger.log_hyperparams({**choices, **words, **numbers}, results, step)

@@ -1,0 +1,272 @@
+"""Sees mistakes in a composed config before data, GPU or checkpoints are touched, and names all of them at once.
+
+Every ``_target_`` node is bound against the signature of its target and its values are checked against the annotations,
+so whoever writes a model or a loss writes its checks by writing its signature.
+"""
+
+import inspect
+import json
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, get_type_hints
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from segsweep.config import CONF_DIR, FACTS, TOP_LEVEL, arguments, make, make_partial, settle
+from segsweep.hints import did_you_mean
+
+# Arguments that ``config.build`` passes itself.
+_PASSED = {
+    "data": {"augment", "regime", "seed"},
+    "optimizer": {"params"},
+    "scheduler": {"optimizer", "total_steps", "mode"},
+    "trainer": {"logger", "callbacks", "plugins", "default_root_dir"},
+}
+_HYDRA_KEYS = {"_target_", "_partial_", "_recursive_", "_convert_", "_args_"}
+_MISSING_HINTS = {"data.root": "the folder of the dataset, e.g. data.root=/data/camvid"}
+
+Choices = Mapping[str, str]
+
+
+def mistakes(cfg: DictConfig, choices: Choices) -> list[str]:
+    """All mistakes of a config, one line each: what, where, how to fix it.
+
+    Args:
+        cfg: the job's config, without Hydra's own node.
+        choices: option of each group, to name the file that holds a default.
+    """
+    lines = [*_unknown_top_level(cfg), *_missing(cfg)]
+    unresolved = [] if lines else list(_unresolved(cfg))
+    if lines or unresolved:
+        # What depends on a missing value cannot be checked; the other groups can.
+        return lines + unresolved + _check_values(_without_missing(cfg), choices)
+    return _check_values(settle(cfg), choices)
+
+
+def _unknown_top_level(cfg: DictConfig) -> Iterator[str]:
+    for key in cfg:
+        if key not in TOP_LEVEL:
+            yield f"{key}: unknown key. {did_you_mean(str(key), TOP_LEVEL)}"
+
+
+def _missing(cfg: DictConfig) -> Iterator[str]:
+    flat = OmegaConf.to_container(cfg, resolve=False)
+    for path, value in _leaves(flat, ""):
+        if value == "???":
+            yield f"{path} is not set. Give {_MISSING_HINTS.get(path, f'a value: {path}=...')}"
+
+
+def _unresolved(cfg: DictConfig) -> Iterator[str]:
+    try:
+        OmegaConf.to_container(cfg, resolve=True)
+    except OmegaConfBaseException as error:
+        yield f"{error.full_key}: {str(error).splitlines()[0]}"
+
+
+def _leaves(node: Any, path: str) -> Iterator[tuple[str, Any]]:
+    children = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else None
+    if children is None:
+        yield path, node
+    else:
+        for key, child in children:
+            yield from _leaves(child, f"{path}.{key}" if path else str(key))
+
+
+def _without_missing(cfg: DictConfig) -> dict[str, Any]:
+    """The groups that resolve, settled."""
+    plain: dict[str, Any] = {}
+    for group in TOP_LEVEL:
+        try:
+            value = cfg.get(group)
+            plain[group] = OmegaConf.to_container(value, resolve=True, throw_on_missing=True) if OmegaConf.is_config(value) else value
+        except OmegaConfBaseException:
+            continue
+    return plain
+
+
+def _check_values(plain: dict[str, Any], choices: Choices) -> list[str]:
+    lines: list[str] = []
+    for group, node in plain.items():
+        if isinstance(node, dict):
+            found = list(_check_node(group, arguments(plain, group), _PASSED.get(group, set()), _Defaults(group, choices)))
+            lines += found
+            if not found and group in _TRIALS:
+                lines += _TRIALS[group](plain, _Defaults(group, choices))
+    lines += _check_scalars(plain)
+    return lines
+
+
+def _check_scalars(plain: dict[str, Any]) -> Iterator[str]:
+    seed = plain.get("seed")
+    if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
+        yield f"seed={seed!r} is not a whole number of 0 or more, e.g. seed=0"
+    name = plain.get("name")
+    if name is not None and (not isinstance(name, str | int) or str(name) in ("", ".", "..") or "/" in str(name)):
+        yield f"name={name!r} does not name a folder; use letters, digits, '-' and '_'"
+    if "monitor" in plain and "data" in plain:
+        from segsweep import metrics
+
+        known = {f"val/{metric}" for metric in (*metrics.names(plain["data"]["class_names"]), "loss")}
+        known |= {f"val/loss/{term}" for term in plain.get("loss", {}).get("terms", ())}
+        if plain["monitor"] not in known:
+            yield f"monitor={plain['monitor']!r} is not logged. {did_you_mean(str(plain['monitor']), known)}"
+
+
+def _check_node(path: str, node: dict[str, Any], passed: set[str], defaults: "_Defaults") -> Iterator[str]:
+    """Checks one ``_target_`` node and the nodes inside it."""
+    target = node.get("_target_")
+    if target is None:
+        yield f"{path} has no _target_; every file in conf/{path.split('.')[0]}/ names the class or function it stands for"
+        return
+    try:
+        function = _locate(target)
+    except (ImportError, AttributeError, ValueError) as error:
+        yield f"{path}._target_={target!r} cannot be imported: {error}"
+        return
+    given = {key: value for key, value in node.items() if key not in _HYDRA_KEYS}
+    parameters = inspect.signature(function).parameters
+    takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    known = {name for name, p in parameters.items() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)} - passed
+    facts = FACTS.get(path, set())
+    for key in given:
+        if key not in known and not takes_any:
+            yield f"{path}.{key}: unknown key. {did_you_mean(key, known | facts)}"
+    for name in known - given.keys():
+        if parameters[name].default is inspect.Parameter.empty and not node.get("_partial_"):
+            yield f"{path}.{name} is not set, and {target} needs it"
+    hints = _hints(function)
+    for key, value in given.items():
+        yield from _check_value(f"{path}.{key}", value, hints.get(key) if key in known else None, defaults)
+
+
+def _check_value(path: str, value: Any, hint: Any, defaults: "_Defaults") -> Iterator[str]:
+    if isinstance(value, dict) and "_target_" in value:
+        yield from _check_node(path, value, set(), defaults)
+    elif _holds_nodes(value):
+        for key, child in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from _check_value(f"{path}.{key}", child, None, defaults)
+    elif hint is not None:
+        problem = _type_problem(value, hint)
+        if problem:
+            yield f"{path}={_shown(value)}: {problem}{defaults.advice(path, value)}"
+
+
+def _holds_nodes(value: Any) -> bool:
+    children = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return any(isinstance(child, dict) and "_target_" in child for child in children)
+
+
+def _type_problem(value: Any, hint: Any) -> str | None:
+    """Why a value does not fit an annotation, or None. Read as JSON, so that YAML lists fit tuples."""
+    from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
+    from pydantic.errors import PydanticSchemaGenerationError
+
+    try:
+        adapter = TypeAdapter(hint, config=ConfigDict(arbitrary_types_allowed=True, strict=True))
+        adapter.validate_json(json.dumps(value))
+    except (PydanticUserError, PydanticSchemaGenerationError, NameError):
+        return None  # an annotation that pydantic does not know says nothing about a YAML value
+    except ValidationError as error:
+        # A union complains once for each member; "is an instance of Tensor" is no advice for YAML.
+        wants = [e["msg"] for e in error.errors() if not e["type"].startswith("is_instance")]
+        unique = list(dict.fromkeys(msg.removeprefix("Input ") for msg in wants or ["does not have the right type"]))
+        return " or ".join(unique)
+    return None
+
+
+def _hints(function: Callable[..., Any]) -> dict[str, Any]:
+    annotated = function.__init__ if isinstance(function, type) else function
+    try:
+        return get_type_hints(inspect.unwrap(annotated), include_extras=True)
+    except (NameError, TypeError):
+        return {}
+
+
+def _locate(target: str) -> Callable[..., Any]:
+    from hydra.utils import get_method, get_object
+
+    found = get_object(target)
+    return found if isinstance(found, type) else get_method(target)
+
+
+def _try_optimizer(plain: dict[str, Any], defaults: "_Defaults") -> list[str]:
+    return _trial("optimizer", plain["optimizer"], defaults, lambda: _dummy_optimizer(plain))
+
+
+def _try_scheduler(plain: dict[str, Any], defaults: "_Defaults") -> list[str]:
+    import torch
+
+    def build() -> None:
+        function = make_partial(plain["scheduler"])
+        offered = {"total_steps": 10, "mode": "max"}
+        taken = inspect.signature(function).parameters
+        optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+        function(optimizer, **{k: v for k, v in offered.items() if k in taken})
+
+    return _trial("scheduler", plain["scheduler"], defaults, build)
+
+
+def _dummy_optimizer(plain: dict[str, Any]) -> Any:
+    import torch
+
+    return make_partial(plain["optimizer"])([torch.nn.Parameter(torch.zeros(1))])
+
+
+def _try_source(plain: dict[str, Any], defaults: "_Defaults") -> list[str]:
+    """Sources look at folders and names when they are built; no image is opened."""
+    return _trial("data.source", plain["data"]["source"], defaults, lambda: make(plain["data"]["source"]))
+
+
+def _try_parts(group: str) -> Callable[[dict[str, Any], "_Defaults"], list[str]]:
+    return lambda plain, defaults: _trial(group, plain[group], defaults, lambda: make(plain[group]))
+
+
+_TRIALS: dict[str, Callable[[dict[str, Any], "_Defaults"], list[str]]] = {
+    "optimizer": _try_optimizer,
+    "scheduler": _try_scheduler,
+    "data": _try_source,
+    "loss": _try_parts("loss"),
+    "regime": _try_parts("regime"),
+    "augment": _try_parts("augment"),
+}
+
+
+def _trial(path: str, node: dict[str, Any], defaults: "_Defaults", build: Callable[[], Any]) -> list[str]:
+    """Builds a part once; its own complaint becomes the line, with the key whose value it quotes."""
+    from hydra.errors import InstantiationException
+
+    try:
+        build()
+    except InstantiationException as error:
+        cause = error.__cause__ or error
+    except (TypeError, ValueError, OSError) as error:
+        cause = error
+    else:
+        return []
+    message = str(cause).splitlines()[0]
+    if message.startswith("data."):
+        return [message]
+    key = next((k for k, v in node.items() if k not in _HYDRA_KEYS and not isinstance(v, bool) and f": {v}" in message), None)
+    where = f"{path}.{key}={node[key]}" if key else path
+    return [f"{where}: {message}{defaults.advice(f'{path}.{key}', node[key]) if key else ''}"]
+
+
+class _Defaults:
+    """Looks up what a key is by default, for the advice at the end of a line."""
+
+    def __init__(self, group: str, choices: Choices) -> None:
+        self.group, self.option = group, choices.get(group)
+
+    def advice(self, path: str, value: Any) -> str:
+        """`` (the default is 0.001, in conf/optimizer/adamw.yaml)``, or nothing if there is none or it is the value."""
+        file = CONF_DIR / self.group / f"{self.option}.yaml"
+        if not file.exists():
+            return ""
+        default = OmegaConf.select(OmegaConf.load(file), path.partition(".")[2])
+        if default is None or default == value or OmegaConf.is_dict(default):
+            return ""
+        return f" (the default is {_shown(default)}, in conf/{self.group}/{self.option}.yaml)"
+
+
+def _shown(value: Any) -> str:
+    return f"'{value}'" if isinstance(value, str) else str(value)

@@ -1,0 +1,129 @@
+"""Checkpoints that survive kills and notice damage.
+
+``last-<epoch>.ckpt`` (the two newest) continue a run; ``best.safetensors`` with ``best.json`` are what later commands use.
+Lightning's own writer is not used: its temporary file may lie on another file system, where the final move is no rename.
+"""
+
+import io
+import json
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import Checkpoint, ModelCheckpoint
+from pytorch_lightning.plugins.io import CheckpointIO
+from safetensors.torch import load, save
+from torch import Tensor, nn
+
+from segsweep.files import read_hashed, remove_hashed, write_atomic, write_hashed
+from segsweep.metrics import best_is
+
+log = logging.getLogger(__name__)
+
+
+class HashedCheckpointIO(CheckpointIO):
+    """Writes checkpoints atomically with their SHA-256 and refuses damaged ones; tensors and primitives only."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        """Writes a checkpoint; ``storage_options`` is part of Lightning's interface and not used."""
+        buffer = io.BytesIO()
+        torch.save(checkpoint, buffer)
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        write_hashed(Path(path), buffer.getvalue())
+
+    def load_checkpoint(
+        self, path: str | Path, map_location: Callable[..., Any] | None = None, weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        """Reads a checkpoint to the CPU, whatever device wrote it; never unpickles code.
+
+        Raises:
+            ValueError: the file is damaged.
+        """
+        checkpoint: dict[str, Any] = torch.load(io.BytesIO(read_hashed(Path(path))), "cpu", weights_only=True)
+        return checkpoint
+
+    def remove_checkpoint(self, path: str | Path) -> None:
+        """Removes a checkpoint and its digest."""
+        remove_hashed(Path(path))
+
+
+def last_checkpoints(folder: Path) -> ModelCheckpoint:
+    """The callback that writes ``last-<epoch>.ckpt`` after every epoch and keeps the two newest."""
+    return ModelCheckpoint(
+        folder,
+        filename="last-{epoch}",
+        auto_insert_metric_name=False,
+        monitor="epoch",
+        mode="max",
+        save_top_k=2,
+        save_on_train_epoch_end=True,
+        enable_version_counter=False,
+    )
+
+
+def newest_whole(folder: Path) -> Path | None:
+    """The newest ``last-<epoch>.ckpt`` that is not damaged, or None."""
+    found = sorted(folder.glob("last-*.ckpt"), key=lambda path: int(path.stem.split("-")[1]), reverse=True)
+    for path in found:
+        try:
+            read_hashed(path)
+        except ValueError as error:
+            log.warning("%s; continuing from the one before", error)
+        else:
+            return path
+    return None
+
+
+class BestWeights(Checkpoint):
+    """Keeps the weights of the epoch in which a metric was best.
+
+    Args:
+        folder: receives ``best.safetensors`` and ``best.json``.
+        monitor: metric, e.g. ``val/miou``; its direction is the metric's own.
+        model: plain description of the model, stored in ``best.json``.
+
+    Attributes:
+        epoch: of the best weights, None before the first.
+        value: of the monitored metric there.
+    """
+
+    def __init__(self, folder: Path, monitor: str, model: dict[str, Any]) -> None:
+        self.folder, self.monitor, self.model = folder, monitor, model
+        self.sign = 1 if best_is(monitor) == "max" else -1
+        self.epoch: int | None = None
+        self.value = float("nan")
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Saves the weights if they are the best so far; without a validation the newest count as the best."""
+        value = trainer.callback_metrics.get(self.monitor)
+        if value is None or self.epoch is None or self.sign * float(value) > self.sign * self.value:
+            self.epoch = trainer.current_epoch
+            self.value = float("nan") if value is None else float(value)
+            self._save(pl_module.model)  # type: ignore[arg-type]
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a continued run needs to know."""
+        return {"epoch": self.epoch, "value": self.value}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Takes up the best so far."""
+        self.epoch, self.value = state_dict["epoch"], state_dict["value"]
+
+    def restore(self, model: nn.Module) -> None:
+        """Loads the best weights into a model of the same architecture.
+
+        Raises:
+            ValueError: the file is damaged.
+        """
+        model.load_state_dict(load(read_hashed(self.folder / "best.safetensors")))
+
+    def _save(self, model: nn.Module) -> None:
+        # A new layout per tensor: safetensors stores contiguous memory, channels_last weights are not.
+        weights: dict[str, Tensor] = {k: v.cpu().contiguous() for k, v in model.state_dict().items()}
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_hashed(self.folder / "best.safetensors", save(weights))
+        facts = {"epoch": self.epoch, "monitor": self.monitor, "value": self.value, "model": self.model}
+        write_atomic(self.folder / "best.json", json.dumps(facts, indent=1).encode())

@@ -1,0 +1,164 @@
+"""Around the Hydra app: mistakes become one line each, and folders are chosen before anything is written."""
+
+import hashlib
+import os
+import sys
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+from typing import Any, NoReturn
+
+from hydra import compose, initialize_config_dir
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig, OmegaConf, read_write
+from omegaconf.errors import OmegaConfBaseException
+
+from segsweep.config import CONF_DIR, TOP_LEVEL
+from segsweep.hints import did_you_mean
+from segsweep.run import ConfigError, new_folder
+
+VERSION_BASE = "1.3"
+
+
+def run_app(app: Callable[[], None]) -> None:
+    """Runs a Hydra app; exits with 1 and one line a mistake, or with the traceback if ``HYDRA_FULL_ERROR=1`` is set."""
+    if os.environ.get("HYDRA_FULL_ERROR") == "1":
+        return app()
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises what it would otherwise print itself
+    try:
+        app()
+    except (HydraException, OmegaConfBaseException) as error:
+        _stop(_all_mistakes(sys.argv[1:]) or [str(error).splitlines()[0]])
+    except ConfigError as error:
+        _stop(str(error).splitlines())
+    except Exception as error:
+        if getattr(error, "is_reported", False):  # the run has logged it already
+            sys.exit(1)
+        _stop([f"{type(error).__name__}: {error}"])
+    finally:
+        del os.environ["HYDRA_FULL_ERROR"]
+
+
+class Preflight(Callback):
+    """Before a run or a sweep: refuses mistakes and chooses the folder.
+
+    Hydra turns exceptions of callbacks into warnings, so these methods end the program instead.
+    """
+
+    def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Checks the config; an unnamed run gets a folder that no other process has."""
+        _refuse(_job_config(config), config.hydra.runtime.choices)
+        if config.name is None and not _is_typed(config, "hydra.run.dir"):
+            choices = config.hydra.runtime.choices
+            stem = f"{datetime.now():%Y-%m-%d_%H-%M-%S}_{choices.data}_{choices.model}"
+            with read_write(config):
+                config.hydra.run.dir = str(new_folder(Path(config.hydra.run.dir).parent, stem))
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Checks every job; names the sweep by its overrides, and its jobs by what differs between them."""
+        overrides = config.hydra.overrides
+        params = [f"{key}={value}" for key, value in (config.hydra.sweeper.get("params") or {}).items()]
+        parsed = OverridesParser.create().parse_overrides([*params, *overrides.task])
+        _refuse_jobs(parsed)
+        fixed = sorted({o.key_or_group for o in parsed if not o.is_sweep_override()})
+        with read_write(config):
+            if config.name is None and not _is_typed(config, "hydra.sweep.dir"):
+                config.name = hashlib.sha256("\n".join(sorted([*params, *overrides.task])).encode()).hexdigest()[:8]
+                overrides.task.append(f"name={config.name}")
+                fixed.append("name")
+            overrides.hydra.append(f"hydra.job.config.override_dirname.exclude_keys={OmegaConf.create(fixed)}")
+            if not any(o.is_sweep_override() for o in parsed) and not _is_typed(config, "hydra.sweep.subdir"):
+                overrides.hydra.append("hydra.sweep.subdir=${hydra.job.num}")
+
+
+def _is_typed(config: DictConfig, key: str) -> bool:
+    return any(override.startswith(f"{key}=") for override in config.hydra.overrides.hydra)
+
+
+def _job_config(config: DictConfig) -> DictConfig:
+    return OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+
+
+def _refuse(config: DictConfig, choices: DictConfig) -> None:
+    from segsweep.check import mistakes
+
+    if lines := mistakes(config, choices):
+        _stop(lines)
+
+
+def _refuse_jobs(parsed: list[Override]) -> None:
+    """Checks all jobs of a sweep before the first one starts, naming each mistake once."""
+    from segsweep.check import mistakes
+
+    lines: dict[str, None] = {}
+    for batch in BasicSweeper.split_arguments(parsed, None):
+        for job in batch:
+            cfg = compose("train", list(job), return_hydra_config=True)
+            lines |= dict.fromkeys(mistakes(_job_config(cfg), cfg.hydra.runtime.choices))
+    if lines:
+        _stop(list(lines))
+
+
+def _stop(lines: list[str]) -> NoReturn:
+    for line in lines:
+        print(f"error: {line}", file=sys.stderr)
+    sys.exit(1)
+
+
+def _all_mistakes(arguments: list[str]) -> list[str]:
+    """Names every mistake of a command line that Hydra refuses; Hydra itself stops at the first.
+
+    Overrides are composed one after another: one that fails is explained and left out, what remains is checked by value.
+    """
+    GlobalHydra.instance().clear()
+    lines: list[str] = []
+    accepted: list[str] = []
+    with initialize_config_dir(str(CONF_DIR), version_base=VERSION_BASE):
+        for argument in arguments:
+            if argument.startswith("-") or argument.startswith("hydra"):
+                continue
+            try:
+                values = _single_values(argument)
+                for override in values:
+                    compose("train", [*accepted, override])
+                accepted.append(values[0])
+            except (HydraException, OmegaConfBaseException) as error:
+                lines.append(_explain(argument, error, accepted))
+        if lines:
+            from segsweep.check import mistakes
+
+            cfg = compose("train", accepted, return_hydra_config=True)
+            lines += mistakes(_job_config(cfg), cfg.hydra.runtime.choices)
+    return lines
+
+
+def _single_values(argument: str) -> list[str]:
+    """``model=unet,reseg`` -> ``model=unet`` and ``model=reseg``; anything else is itself."""
+    override = OverridesParser.create().parse_override(argument)
+    if not override.is_sweep_override():
+        return [argument]
+    return [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
+
+
+def _explain(argument: str, error: Exception, accepted: list[str]) -> str:
+    if isinstance(error, OverrideParseException):
+        detail = str(error).splitlines()[0]
+        return f"{argument}: cannot be read as an override ({detail}). Write key=value; quote values with special characters"
+    if isinstance(error, MissingConfigException) and error.options is not None:
+        option = (error.missing_cfg_file or argument).rpartition("/")[2]
+        group = argument.partition("=")[0].lstrip("+")
+        return f"{group}={option}: there is no such option. {did_you_mean(option, error.options)}"
+    key = argument.partition("=")[0].lstrip("+~")
+    parent, _, leaf = key.rpartition(".")
+    node = OmegaConf.select(compose("train", accepted), parent) if parent else dict.fromkeys([*TOP_LEVEL, "experiment"])
+    if node is None:
+        return f"{key}: unknown key. {did_you_mean(parent.partition('.')[0], TOP_LEVEL)}"
+    if leaf in node:
+        return f"{argument}: {str(error.__cause__ or error).splitlines()[0]}"
+    known = [f"{parent}.{name}" if parent else str(name) for name in node]
+    return f"{key}: unknown key. {did_you_mean(key, known)}"

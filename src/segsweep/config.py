@@ -1,0 +1,167 @@
+"""From composed YAML to objects: the only place that calls Hydra's ``instantiate``.
+
+The config is read-only once composed. ``settle`` turns it into plain values, ``fingerprint`` into an identity, ``build``
+into objects. Light to import: torch and Lightning are imported where something is built.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import DictConfig, OmegaConf
+
+if TYPE_CHECKING:
+    import pytorch_lightning as pl
+    from torch import nn
+
+    from segsweep.callbacks import History
+    from segsweep.checkpoints import BestWeights
+    from segsweep.data.datamodule import DataModule
+    from segsweep.task import Task
+
+_PACKAGE = Path(__file__).parent
+# In a wheel the YAML lies inside the package, in a checkout beside src/.
+CONF_DIR = _PACKAGE / "conf" if (_PACKAGE / "conf").is_dir() else _PACKAGE.parents[1] / "conf"
+
+GROUPS = ("model", "loss", "data", "augment", "optimizer", "scheduler", "regime", "trainer")
+TOP_LEVEL = (*GROUPS, "seed", "name", "monitor")
+
+# Keys of a node that are facts for people and other nodes, not arguments of its target.
+FACTS = {"model": {"family"}, "trainer": {"early_stopping"}}
+
+# Keys that change no result. Everything else, defaults included, is part of a run's identity.
+NON_SEMANTIC = (
+    "name",
+    "data.root",
+    "data.source.root",
+    "trainer.enable_progress_bar",
+    "trainer.enable_model_summary",
+    "trainer.log_every_n_steps",
+    "trainer.profiler",
+)
+
+
+def settle(cfg: DictConfig) -> dict[str, Any]:
+    """Resolves interpolations and everything that is ``auto`` to plain values: what the run will really do.
+
+    ``trainer.accelerator`` and ``trainer.precision`` follow from this machine's capability flags.
+    """
+    from segsweep import hardware
+
+    plain: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)  # type: ignore[assignment]
+    trainer = plain["trainer"]
+    if trainer["accelerator"] == "auto":
+        trainer["accelerator"] = hardware.pick_accelerator()
+    if trainer["precision"] == "auto":
+        trainer["precision"] = hardware.pick_precision(trainer["accelerator"])
+    return plain
+
+
+def fingerprint(plain: dict[str, Any], with_seed: bool = True) -> str:
+    """Identity of a run: the hash of its settled config without the keys that change no result.
+
+    Args:
+        plain: as ``settle`` returns it.
+        with_seed: without it, runs that differ in nothing but the seed are equal.
+
+    Returns:
+        16 hexadecimal digits.
+    """
+    semantic = semantic_part(plain)
+    if not with_seed:
+        semantic.pop("seed")
+    return hashlib.sha256(json.dumps(semantic, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def semantic_part(plain: dict[str, Any]) -> dict[str, Any]:
+    """A copy without the keys that change no result."""
+    semantic = copy.deepcopy(plain)
+    for path in NON_SEMANTIC:
+        *parents, key = path.split(".")
+        node = semantic
+        for parent in parents:
+            node = node.get(parent) or {}
+        node.pop(key, None)
+    return semantic
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The objects of one run."""
+
+    data: DataModule
+    task: Task
+    trainer: pl.Trainer
+    best: BestWeights
+    history: History
+
+
+def build_model(plain: dict[str, Any]) -> nn.Module:
+    """Builds the segmenter with the random weights of the run's seed."""
+    import torch
+
+    from segsweep.rng import mix
+
+    torch.manual_seed(mix(plain["seed"], "weights"))
+    model: nn.Module = make(arguments(plain, "model"))
+    return model
+
+
+def build(plain: dict[str, Any], model: nn.Module, folder: Path, resume_step: int | None) -> Parts:
+    """Builds everything around the model.
+
+    Args:
+        plain: as ``settle`` returns it.
+        model: the segmenter.
+        folder: of the run.
+        resume_step: optimisation step of the checkpoint that is being continued, None for a new run.
+    """
+    import pytorch_lightning as pl
+
+    from segsweep import callbacks, checkpoints
+    from segsweep.task import Task
+
+    data = make_partial(plain["data"])(augment=make(plain["augment"]), regime=make(plain["regime"]), seed=plain["seed"])
+    task = Task(
+        model,
+        make(plain["loss"]),
+        make_partial(plain["optimizer"]),
+        make_partial(plain["scheduler"]),
+        data.spec,
+        plain["monitor"],
+        plain["seed"],
+    )
+    best = checkpoints.BestWeights(folder / "checkpoints", plain["monitor"], plain["model"])
+    history = callbacks.History(folder / "metrics.jsonl")
+    stopping = callbacks.early_stopping(plain["monitor"], **plain["trainer"]["early_stopping"])
+    bar = callbacks.progress_bar() if plain["trainer"]["enable_progress_bar"] else []
+    last = checkpoints.last_checkpoints(folder / "checkpoints")
+    trainer: pl.Trainer = make_partial(arguments(plain, "trainer"))(
+        default_root_dir=folder,
+        logger=callbacks.RunLogger(folder, resume_step),
+        callbacks=[callbacks.ImagePanel(), *bar, *stopping, history, best, last],
+        plugins=[checkpoints.HashedCheckpointIO()],
+    )
+    return Parts(data, task, trainer, best, history)
+
+
+def arguments(plain: dict[str, Any], group: str) -> dict[str, Any]:
+    """A group's node without its facts: what its target is called with."""
+    return {key: value for key, value in plain[group].items() if key not in FACTS.get(group, ())}
+
+
+def make(node: dict[str, Any]) -> Any:
+    """Calls the ``_target_`` of a node and of the nodes in it; lists and dicts arrive as plain Python."""
+    from hydra.utils import instantiate
+
+    return instantiate(node, _convert_="all")
+
+
+def make_partial(node: dict[str, Any]) -> Any:
+    """The target of a node with the node's arguments, waiting for those that are objects."""
+    return make({**node, "_partial_": True})

@@ -1,0 +1,74 @@
+"""What a model costs: parameters, FLOPs, images per second, memory."""
+
+import resource
+import time
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+_INFERENCE_S = 0.5  # of repeated forward passes
+
+
+def count_parameters(model: nn.Module) -> int:
+    """All parameters, trained or frozen; buffers are not counted."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def count_flops(model: nn.Module, in_channels: int, size: tuple[int, int]) -> int:
+    """Floating-point operations of one forward pass over one image, a multiply-add counted as two.
+
+    Matrix products and convolutions, recurrent ones included, as ``torch.utils.flop_counter`` counts them. Runs the model
+    once on the CPU, so a size that it cannot take is found here, before any data is read.
+    """
+    was_training = model.training
+    model.eval()
+    with torch.inference_mode(), FlopCounterMode(display=False) as counter:
+        model(torch.zeros(1, in_channels, *size))
+    model.train(was_training)
+    return int(counter.get_total_flops())
+
+
+def inference_speed(model: nn.Module, image: Tensor) -> float:
+    """Images per second of forward passes alone, on the batch and device of ``image``, the median of repeated passes."""
+    seconds: list[float] = []
+    with torch.inference_mode():
+        model(image)  # the first pass also pays for set-up
+        while sum(seconds) < _INFERENCE_S or len(seconds) < 3:
+            _wait_for(image.device)
+            start = time.perf_counter()
+            model(image)
+            _wait_for(image.device)
+            seconds.append(time.perf_counter() - start)
+    return len(image) / sorted(seconds)[len(seconds) // 2]
+
+
+def reset_peak_memory() -> None:
+    """Starts a new measurement of the peak: sweeps run one job after another in one process."""
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    clear = Path("/proc/self/clear_refs")
+    if clear.exists():
+        try:
+            clear.write_text("5")  # resets the peak resident size
+        except OSError:
+            return  # not allowed here: the peak since the process started stands
+
+
+def peak_memory_mb() -> dict[str, float]:
+    """Peak resident memory of this process, and of the device if there is one, in MB of 10**6 bytes."""
+    status = Path("/proc/self/status")
+    lines = status.read_text().splitlines() if status.exists() else []
+    peak_kib = next((int(line.split()[1]) for line in lines if line.startswith("VmHWM")), None)
+    if peak_kib is None:
+        peak_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    peak = {"host": round(peak_kib * 1024 / 1e6, 1)}
+    if torch.cuda.is_available():
+        peak["device"] = round(torch.cuda.max_memory_allocated() / 1e6, 1)
+    return peak
+
+
+def _wait_for(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

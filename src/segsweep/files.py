@@ -1,0 +1,51 @@
+"""Files that are whole or not there, and that say when they are damaged."""
+
+import contextlib
+import hashlib
+import os
+import tempfile
+from pathlib import Path
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Writes a file that is whole or not there, whatever happens meanwhile."""
+    # In the same folder: a rename across file systems would be a copy.
+    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
+        raise
+
+
+def write_hashed(path: Path, data: bytes) -> None:
+    """Writes a file atomically with its SHA-256 beside it, in ``<name>.sha256``."""
+    digest = hashlib.sha256(data).hexdigest()
+    # The digest first: a kill in between leaves a pair that does not match, never a good file without a digest.
+    write_atomic(path.with_name(path.name + ".sha256"), digest.encode())
+    write_atomic(path, data)
+
+
+def read_hashed(path: Path) -> bytes:
+    """Reads a file that ``write_hashed`` wrote.
+
+    Raises:
+        ValueError: the content is not what was written.
+    """
+    data = path.read_bytes()
+    digest = path.with_name(path.name + ".sha256")
+    if not digest.exists() or digest.read_text().strip() != hashlib.sha256(data).hexdigest():
+        raise ValueError(f"{path}: damaged (its SHA-256 is not the one that was written beside it)")
+    return data
+
+
+def remove_hashed(path: Path) -> None:
+    """Removes a file and its digest."""
+    path.unlink(missing_ok=True)
+    path.with_name(path.name + ".sha256").unlink(missing_ok=True)

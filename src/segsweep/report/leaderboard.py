@@ -1,0 +1,204 @@
+"""``segsweep-report``: ranks the configurations of run folders, with their spread over seeds and their cost."""
+
+import argparse
+import csv
+import io
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from segsweep.files import write_atomic
+from segsweep.report.runs import Comparison, Configuration, compare, find_records
+
+RANK_BY = "test/miou"
+_HEADER = ("rank", "configuration", "family", "test mIoU", "SD", "n", "val mIoU", "M params", "img/s train",
+           "img/s infer", "min/run", "state")  # fmt: skip
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command ``segsweep-report``."""
+    parser = argparse.ArgumentParser(
+        prog="segsweep-report",
+        description="Ranks the runs in and below folders by test/miou, grouped over seeds, and writes "
+        "report/leaderboard.md, .csv and .json.",
+        epilog="example: segsweep-report outputs/sweeps/families",
+    )
+    parser.add_argument("folders", nargs="+", type=Path, metavar="DIR", help="run or sweep folders")
+    parser.add_argument("--out", type=Path, help="where to write (default: report/ in the folder that holds them all)")
+    options = parser.parse_args(arguments)
+    try:
+        comparisons = compare(find_records(options.folders), RANK_BY)
+        out = options.out or _common_folder(options.folders) / "report"
+        write_report(comparisons, out)
+    except (OSError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
+    console = Console(soft_wrap=False, width=None if sys.stdout.isatty() else 140)
+    for comparison in comparisons:
+        console.print(_screen_table(comparison))
+        console.print(_notes(comparison), markup=False, highlight=False)
+    console.print(f"written: {out}/leaderboard.md, .csv, .json", markup=False, highlight=False)
+
+
+def write_report(comparisons: list[Comparison], out: Path) -> None:
+    """Writes ``leaderboard.md``, ``leaderboard.csv`` and ``leaderboard.json`` into a folder."""
+    out.mkdir(parents=True, exist_ok=True)
+    files = {"md": _markdown(comparisons), "csv": _csv(comparisons), "json": _json(comparisons)}
+    for suffix, text in files.items():
+        write_atomic(out / f"leaderboard.{suffix}", text.encode())
+
+
+def _common_folder(folders: Sequence[Path]) -> Path:
+    """The folder that holds everything, never a run folder itself."""
+    common = Path(os.path.commonpath([folder.absolute() for folder in folders]))
+    folder = common.parent if (common / "record.json").exists() else common
+    return Path(os.path.relpath(folder))
+
+
+def _rows(comparison: Comparison) -> list[tuple[str, ...]]:
+    rows = []
+    for rank, row in enumerate(comparison.configurations, start=1):
+        score = row.average(RANK_BY)
+        parameters, minutes = row.average("parameters"), row.average("wall_s")
+        rows.append(
+            (
+                str(rank) if score is not None else "-",
+                row.name,
+                str(row.runs[0].get("family") or "-"),
+                _number(score, ".4f"),
+                _number(row.deviation(RANK_BY), ".4f"),
+                str(len(row.completed)),
+                _number(row.average("val/miou"), ".4f"),
+                _number(parameters and parameters / 1e6, ".3f"),
+                _number(row.average("images_per_s.train"), ",.0f"),
+                _number(row.average("images_per_s.inference"), ",.0f"),
+                _number(minutes and minutes / 60, ".2f"),
+                _state(row),
+            )
+        )
+    return rows
+
+
+def _state(row: Configuration) -> str:
+    """``completed``, or what became of the other runs: ``1 failed (oom)``."""
+    others: dict[str, int] = {}
+    for run in row.runs:
+        if run["status"] != "completed":
+            error = (run.get("error") or {}).get("class")
+            what = f"{run['status']} ({error})" if error else run["status"]
+            others[what] = others.get(what, 0) + 1
+    return ", ".join(f"{num} {what}" for what, num in others.items()) or "completed"
+
+
+def _title(comparison: Comparison) -> str:
+    data = comparison.data
+    if data is None:
+        return "Runs that stopped before they read their data"
+    sizes = ", ".join(f"{num:,} {split}" for split, num in data["split_sizes"].items())
+    labelled = data["labelled_fraction"]
+    some = "" if labelled == 1 else f", {labelled:.0%} labelled"
+    name = next(row.runs[0]["choices"].get("data", "data") for row in comparison.configurations)
+    return f"{name}: {sizes} images of {data['size'][0]}x{data['size'][1]} pixels, {len(data['class_names'])} classes{some}"
+
+
+def _notes(comparison: Comparison) -> str:
+    """Floors, and how the runs were computed: what a reader must know before comparing numbers."""
+    floors = comparison.floors
+    lines = [
+        f"floor: {name.replace('_', ' ')}  test mIoU {floors[name][RANK_BY]:.4f}"
+        for name in ("most_frequent", "location_prior")
+        if name in floors
+    ]
+    runs = [run for row in comparison.configurations for run in row.runs]
+    for what in ("precision", "device", "threads"):
+        found = sorted({str(run[what]) for run in runs if run.get(what) is not None})
+        lines.append(f"{what}: {', '.join(found)}" + (" (differs between runs)" if len(found) > 1 else ""))
+    lines += [f"reconstruction term: {text}" for text in _reconstruction(comparison)]
+    return "\n".join(lines)
+
+
+def _reconstruction(comparison: Comparison) -> list[str]:
+    """Configurations that minimise a reconstruction term beside the segmentation loss."""
+    return [
+        f"{row.name} (weight {row.completed[0]['config']['loss']['weights'].get('reconstruction')})"
+        for row in comparison.configurations
+        if row.completed and "val/loss/reconstruction" in row.completed[0]["metrics"]
+    ]
+
+
+def _screen_table(comparison: Comparison) -> Table:
+    table = Table(title=escape(_title(comparison)), title_justify="left")
+    for name in _HEADER:
+        table.add_column(name, justify="left" if name in ("configuration", "family", "state") else "right")
+    for row in _rows(comparison):
+        table.add_row(*(escape(cell) for cell in row))  # [16,32] is a value, not markup
+    return table
+
+
+def _markdown(comparisons: list[Comparison]) -> str:
+    parts = []
+    for comparison in comparisons:
+        lines = [f"## {_clean(_title(comparison))}", "", f"| {' | '.join(_HEADER)} |", f"|{'---|' * len(_HEADER)}"]
+        lines += [f"| {' | '.join(_clean(cell) for cell in row)} |" for row in _rows(comparison)]
+        lines += ["", *(f"- {_clean(line)}" for line in _notes(comparison).splitlines()), ""]
+        parts.append("\n".join(lines))
+    return "\n".join(parts)
+
+
+def _csv(comparisons: list[Comparison]) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(("data", *_HEADER))
+    for comparison in comparisons:
+        fingerprint = (comparison.data or {}).get("fingerprint", "")[:12]
+        for row in _rows(comparison):
+            writer.writerow([_inert(cell) for cell in (fingerprint, *row)])
+    return text.getvalue()
+
+
+def _json(comparisons: list[Comparison]) -> str:
+    """Everything unrounded, one entry for each run."""
+    result: list[dict[str, Any]] = []
+    for comparison in comparisons:
+        rows = [
+            {
+                "rank": rank if row.completed else None,
+                "name": row.name,
+                "family": row.runs[0].get("family"),
+                "mean": row.average(RANK_BY),
+                "sd": row.deviation(RANK_BY),
+                "n": len(row.completed),
+                "parameters": row.average("parameters"),
+                "flops": row.average("flops"),
+                "train_images_per_s": row.average("images_per_s.train"),
+                "inference_images_per_s": row.average("images_per_s.inference"),
+                "wall_s": row.average("wall_s"),
+                "runs": [
+                    {key: run.get(key) for key in ("folder", "seed", "status", "error", "metrics")} for run in row.runs
+                ],
+            }
+            for rank, row in enumerate(comparison.configurations, start=1)
+        ]
+        result.append({"data": comparison.data, "floors": comparison.floors, "ranked_by": RANK_BY, "configurations": rows})
+    return json.dumps(result, indent=1) + "\n"
+
+
+def _number(value: float | None, form: str) -> str:
+    return "-" if value is None else format(value, form)
+
+
+def _clean(text: str) -> str:
+    """Text from a record in a Markdown cell: no cell borders, no control characters."""
+    return "".join(c for c in text if c.isprintable()).replace("|", "\\|").replace("<", "&lt;")
+
+
+def _inert(cell: str) -> str:
+    """A CSV cell that no spreadsheet takes for a formula."""
+    return f"'{cell}" if cell[:1] in ("=", "+", "@") or (cell[:1] == "-" and len(cell) > 1) else cell

@@ -1,0 +1,152 @@
+"""Finds run folders, reads their records and groups them into configurations."""
+
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+from segsweep.run import flatten, read_record
+
+Record = dict[str, Any]
+
+# Differences in these say nothing about a configuration: they are the seed, or derived from another key.
+_NOT_IN_NAMES = ("seed",)
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """Runs that differ in nothing but the seed.
+
+    Attributes:
+        name: what sets it apart from the others, e.g. ``model=unet``.
+        runs: its records, by seed; each carries its folder under ``folder``.
+    """
+
+    name: str
+    runs: list[Record]
+
+    @property
+    def completed(self) -> list[Record]:
+        """The runs that count."""
+        return [run for run in self.runs if run["status"] == "completed"]
+
+    def values(self, key: str) -> list[float]:
+        """One value for each completed run that has it; ``a/b`` names are metrics, dotted ones lead into the record."""
+        found = (run["metrics"].get(key) if "/" in key else _dig(run, key) for run in self.completed)
+        return [value for value in found if value is not None]
+
+    def average(self, key: str) -> float | None:
+        """Mean over the completed runs, None without any."""
+        values = self.values(key)
+        return mean(values) if values else None
+
+    def deviation(self, key: str) -> float | None:
+        """Sample standard deviation over seeds, None below two runs."""
+        values = self.values(key)
+        return stdev(values) if len(values) > 1 else None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Configurations that may be ranked together: same data, same metric definition.
+
+    Attributes:
+        data: facts of the data, as the records hold them; None for runs that stopped before they read it.
+        floors: scores that need no image.
+        configurations: best first, those without a completed run last.
+    """
+
+    data: Record | None
+    floors: dict[str, dict[str, float]]
+    configurations: list[Configuration]
+
+
+def find_records(folders: Iterable[Path]) -> list[Record]:
+    """Reads the records in and below folders, each once.
+
+    Raises:
+        FileNotFoundError: a folder does not exist, or holds no run at all.
+        ValueError: a record cannot be read.
+    """
+    records: dict[Path, Record] = {}
+    for folder in folders:
+        if not folder.is_dir():
+            raise FileNotFoundError(f"{folder} is not a folder. Give run or sweep folders, e.g. outputs/sweeps/families")
+        found = sorted(folder.rglob("record.json"))
+        if not found:
+            raise FileNotFoundError(f"{folder} holds no run (no record.json in or below it)")
+        for file in found:
+            record = read_record(file.parent)
+            if record is not None:
+                records[file.parent.resolve()] = {**record, "folder": str(file.parent)}
+    return list(records.values())
+
+
+def compare(records: Iterable[Record], rank_by: str) -> list[Comparison]:
+    """Sorts records into comparisons and ranks the configurations of each by the mean of a metric, highest first."""
+    comparable: dict[tuple[Any, ...], list[Record]] = defaultdict(list)
+    for record in records:
+        data = record.get("data") or {}
+        comparable[(data.get("fingerprint"), record.get("metric_version"))].append(record)
+    # Runs that stopped before they read their data belong to the table of their sweep if there is only one.
+    known = [key for key in comparable if key[0] is not None]
+    for key in [key for key in comparable if key[0] is None]:
+        if len(known) == 1:
+            comparable[known[0]] += comparable.pop(key)
+    return [_comparison(group, rank_by) for group in comparable.values()]
+
+
+def _comparison(records: list[Record], rank_by: str) -> Comparison:
+    same: dict[str, list[Record]] = defaultdict(list)
+    for record in records:
+        same[record["fingerprint_without_seed"]].append(record)
+    names = _names([runs[0] for runs in same.values()])
+    rows = [
+        Configuration(name, sorted(runs, key=lambda run: (run["seed"], run["started"])))
+        for name, runs in zip(names, same.values(), strict=True)
+    ]
+
+    def rank(row: Configuration) -> float:
+        score = row.average(rank_by)
+        return float("inf") if score is None else -score
+
+    first = next((record for record in records if record.get("data")), {})
+    return Comparison(first.get("data"), first.get("floors", {}), sorted(rows, key=rank))
+
+
+def _names(records: list[Record]) -> list[str]:
+    """Names configurations by the group choices and keys in which they differ."""
+    choices = [{k: v for k, v in r["choices"].items() if k != "experiment"} for r in records]
+    differing = [k for k in choices[0] if len({c.get(k) for c in choices}) > 1]
+    # A key below a group whose choice differs is explained by that choice, unless it was overridden by hand.
+    flat = [flatten(r["config"]) for r in records]
+    typed = [{o.partition("=")[0].lstrip("+") for o in r["overrides"]} for r in records]
+    keys = sorted({k for f in flat for k in f})
+    loose = [
+        key
+        for key in keys
+        if key not in _NOT_IN_NAMES
+        and len({str(f.get(key)) for f in flat}) > 1
+        and (key.split(".")[0] not in differing or any(key in t for t in typed))
+    ]
+    owned = _without_followers(loose, typed)
+    names = []
+    for choice, values in zip(choices, flat, strict=True):
+        parts = [f"{k}={choice.get(k)}" for k in differing] + [f"{k}={values[k]}" for k in owned if k in values]
+        names.append(" ".join(parts) or f"model={choice.get('model')}")
+    return names
+
+
+def _without_followers(keys: list[str], typed: list[set[str]]) -> list[str]:
+    """Leaves out keys that merely follow an overridden one by interpolation, if any was overridden."""
+    by_hand = [key for key in keys if any(key in overrides for overrides in typed)]
+    return by_hand or keys
+
+
+def _dig(record: Record, path: str) -> Any:
+    value: Any = record
+    for part in path.split("."):
+        value = (value or {}).get(part)
+    return value

@@ -1,0 +1,214 @@
+"""A run is one folder and its record. Standard library only: every tool can read a run without importing torch.
+
+A run is complete if and only if its ``record.json`` says so; that file is only ever replaced as a whole.
+"""
+
+import contextlib
+import fcntl
+import importlib.metadata
+import json
+import math
+import re
+import secrets
+import subprocess
+import time
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from segsweep.files import write_atomic
+
+SCHEMA = 1
+_PACKAGES = ("segsweep", "torch", "pytorch-lightning", "hydra-core", "torchmetrics", "numpy")
+_SECRET = re.compile(r"token|secret|password|passwd|api_?key|credential", re.IGNORECASE)
+
+
+class ConfigError(ValueError):
+    """What the user typed or wrote is wrong; one line for each mistake: what, where, how to fix it."""
+
+    kind = "config"
+
+
+class Run:
+    """One folder and its record.
+
+    Attributes:
+        folder: of the run.
+        record: what ``record.json`` holds; ``save`` writes it.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.record: dict[str, Any] = {}
+
+    @property
+    def is_completed(self) -> bool:
+        """The record says so."""
+        return self.record.get("status") == "completed"
+
+    def save(self, **changes: Any) -> None:
+        """Updates the record and replaces its file; not-a-number becomes null."""
+        self.record.update(changes)
+        write_atomic(self.folder / "record.json", (json.dumps(_jsonable(self.record), indent=1) + "\n").encode())
+
+
+def new_folder(parent: Path, stem: str) -> Path:
+    """Makes a folder that no other process has: ``<parent>/<stem>_<4 hex digits>``, even in the same instant."""
+    parent.mkdir(parents=True, exist_ok=True)
+    while True:
+        folder = parent / f"{stem}_{secrets.token_hex(2)}"
+        with contextlib.suppress(FileExistsError):
+            folder.mkdir(exist_ok=False)
+            return folder
+
+
+@contextlib.contextmanager
+def open_run(folder: Path, facts: Mapping[str, Any]) -> Iterator[Run]:
+    """Opens a run to train it: takes its lock, compares identities, and writes how it ended.
+
+    Inside, ``run.is_completed`` says that there is nothing to do. An exception is recorded with its class and raised
+    again: ``failed`` for a mistake or a defect, ``interrupted`` for Ctrl-C and SIGTERM.
+
+    Args:
+        folder: of the run; it exists.
+        facts: written into the record at the start; ``fingerprint`` and ``config`` decide whether the run may continue.
+
+    Raises:
+        ConfigError: another process runs it, or it was started with another config.
+    """
+    with _lock(folder):
+        run = Run(folder)
+        before = read_record(folder)
+        if before is not None:
+            _refuse_other_config(folder, before, facts)
+            if before.get("status") == "completed":
+                run.record = before
+                yield run
+                return
+        started = time.time()
+        run.save(schema=SCHEMA, status="running", error=None, started=_now(), finished=None, **facts)
+        _append_to_ledger(run)
+        try:
+            yield run
+        except BaseException as error:
+            status = "failed" if isinstance(error, Exception) else "interrupted"
+            run.save(status=status, error={"class": _classify(error), "message": str(error) or repr(error)})
+            raise
+        else:
+            run.save(status="completed")
+        finally:
+            wall_s = run.record.get("wall_s_before", 0.0) + time.time() - started
+            run.save(finished=_now(), wall_s=round(wall_s, 3))
+            _append_to_ledger(run)
+
+
+def read_record(folder: Path) -> dict[str, Any] | None:
+    """The record of a run folder, or None if it has none.
+
+    Raises:
+        ValueError: the file is not a record.
+    """
+    file = folder / "record.json"
+    if not file.exists():
+        return None
+    try:
+        record: dict[str, Any] = json.loads(file.read_text())
+        if not isinstance(record, dict) or "status" not in record:
+            raise ValueError("no status")
+    except ValueError as error:
+        raise ValueError(f"{file}: not a run record ({error}). Remove the file or leave the folder out") from None
+    return record
+
+
+def redact(config: Any, key: str = "") -> Any:
+    """Replaces the values of keys that look like secrets, at any depth."""
+    if isinstance(config, Mapping):
+        return {k: redact(v, str(k)) for k, v in config.items()}
+    if isinstance(config, list | tuple):
+        return [redact(v, key) for v in config]
+    return "<redacted>" if config is not None and _SECRET.search(key) else config
+
+
+def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested config -> dotted keys; lists stay values.
+
+    >>> flatten({"model": {"widths": [1, 2]}, "seed": 0})
+    {'model.widths': [1, 2], 'seed': 0}
+    """
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        path = f"{prefix}{key}"
+        flat.update(flatten(value, f"{path}.") if isinstance(value, Mapping) else {path: value})
+    return flat
+
+
+def versions() -> dict[str, str]:
+    """Versions of the packages that decide results."""
+    return {name: importlib.metadata.version(name) for name in _PACKAGES}
+
+
+def git_state() -> dict[str, str | bool] | None:
+    """Commit of the source tree that this package runs from, and whether it has changes; None if it is no checkout."""
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(Path(__file__).parent), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+
+    try:
+        if not git("ls-files", "--error-unmatch", Path(__file__).name):
+            return None
+        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain", "--untracked-files=no"))}
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _refuse_other_config(folder: Path, before: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
+    if before.get("fingerprint") == facts["fingerprint"]:
+        return
+    old, new = flatten(before.get("config") or {}), flatten(facts["config"])
+    keys = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
+    changes = ", ".join(f"{key}: {old.get(key)!r} -> {new.get(key)!r}" for key in keys[:8])
+    raise ConfigError(
+        f"{folder} holds a run of another config ({changes}). Choose another name=, or remove that folder to start over"
+    )
+
+
+@contextlib.contextmanager
+def _lock(folder: Path) -> Iterator[None]:
+    with (folder / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the kernel frees it when its owner dies
+        except BlockingIOError:
+            raise ConfigError(f"{folder} is being run by another process. Wait for it, or choose another name=") from None
+        yield
+
+
+def _append_to_ledger(run: Run) -> None:
+    """One line for each change of a job's state, if the run belongs to a sweep."""
+    if not run.record.get("sweep"):
+        return
+    line = {"time": _now(), "job": run.folder.name, "status": run.record["status"], "error": run.record["error"]}
+    with (run.folder.parent / "ledger.jsonl").open("a") as file:
+        file.write(json.dumps(line) + "\n")  # one write below the pipe size: lines of parallel jobs do not mix
+
+
+def _classify(error: BaseException) -> str:
+    """The error's class in the record: its own ``kind``, ``oom``, or the name of its type."""
+    if isinstance(error, MemoryError) or "out of memory" in str(error).lower():
+        return "oom"
+    return str(getattr(error, "kind", type(error).__name__))
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _jsonable(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(k): _jsonable(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_jsonable(v) for v in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

@@ -1,0 +1,194 @@
+"""The one LightningModule: it trains and scores any segmenter with any loss on any data."""
+
+import inspect
+import time
+from collections.abc import Callable, Iterable
+from math import isfinite
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+
+from segsweep.metrics import Confusion, best_is, summarise
+from segsweep.models.blocks import resize_to
+from segsweep.rng import mix
+from segsweep.types import Batch, DataSpec, SegmenterOutput
+
+Loss = Callable[[SegmenterOutput, Batch], dict[str, Tensor]]
+
+
+class NotFiniteError(ArithmeticError):
+    """The loss is NaN or infinite. ``kind`` is the error class in the record."""
+
+    kind = "nan"
+
+
+class Task(pl.LightningModule):
+    """Trains and scores a segmenter; knows no concrete model, loss or dataset.
+
+    Args:
+        model: image (N, C, H, W) -> ``SegmenterOutput``.
+        loss: (output, batch) -> terms, with the key ``total``.
+        optimizer: parameters -> optimizer.
+        scheduler: optimizer, and as far as it takes them ``total_steps`` and ``mode`` -> scheduler. Stepped once per
+            optimisation step; a ``ReduceLROnPlateau`` once per epoch, by ``monitor``.
+        spec: facts of the data.
+        monitor: metric that chooses the best epoch.
+        seed: of the run; the global random state restarts from (seed, epoch) at every epoch.
+
+    Attributes:
+        test_stage: prefix of the metrics of the next ``trainer.test``.
+        test_confusion: (n, K, K) int32 of that test, one matrix per image.
+        train_images_per_s: one value per epoch, validation excluded.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        loss: Loss,
+        optimizer: Callable[[Iterable[nn.Parameter]], Optimizer],
+        scheduler: Callable[..., LRScheduler | ReduceLROnPlateau],
+        spec: DataSpec,
+        monitor: str,
+        seed: int,
+    ) -> None:
+        super().__init__()
+        self.model = model.to(memory_format=torch.channels_last)
+        self.loss = loss
+        self.make_optimizer, self.make_scheduler = optimizer, scheduler
+        self.spec, self.monitor, self.seed = spec, monitor, seed
+        counts = {"num_classes": spec.num_classes, "ignore_index": spec.ignore_index}
+        self.train_confusion = Confusion(**counts, per_image=False)
+        self.eval_confusion = Confusion(**counts, per_image=True)
+        self.test_stage = "test"
+        self.test_confusion: NDArray[np.int32] | None = None
+        self.train_images_per_s: list[float] = []
+        self._sums: dict[str, Tensor] = {}
+        self._images = 0
+        self._epoch_start = self._epoch_end = 0.0
+
+    def forward(self, image: Tensor) -> SegmenterOutput:
+        """Segments a batch of standardised images."""
+        output: SegmenterOutput = self.model(image)
+        return output
+
+    def configure_optimizers(self) -> Any:
+        """Builds the optimizer and its schedule over all steps of the training."""
+        optimizer = self.make_optimizer(self.model.parameters())
+        offered = {"total_steps": int(self.trainer.estimated_stepping_batches), "mode": best_is(self.monitor)}
+        taken = inspect.signature(self.make_scheduler).parameters
+        scheduler = self.make_scheduler(optimizer, **{k: v for k, v in offered.items() if k in taken})
+        plateau = isinstance(scheduler, ReduceLROnPlateau)
+        interval = {"interval": "epoch", "monitor": self.monitor} if plateau else {"interval": "step"}
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, **interval}}
+
+    def on_train_epoch_start(self) -> None:
+        """Restarts the random state from (seed, epoch), so that a continued run draws what it would have drawn."""
+        torch.manual_seed(mix(self.seed, "epoch", self.current_epoch))
+        self.train_confusion.reset()
+        self._begin()
+        self._epoch_start = time.perf_counter()
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """One step: the loss, nothing else that the host has to wait for."""
+        output = self.model(batch.image)
+        terms = self.loss(output, batch)
+        self._refuse_nan(terms, batch)
+        self._add(terms, batch)
+        self.train_confusion.update(output.logits.detach(), batch.mask, batch.index)
+        return terms["total"]
+
+    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
+        """Notes the time: an epoch of training ends with its last step, before validation."""
+        if self.trainer.is_last_batch and self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        self._epoch_end = time.perf_counter()
+
+    def on_train_epoch_end(self) -> None:
+        """Logs the epoch's means."""
+        speed = self._images / max(self._epoch_end - self._epoch_start, 1e-9)
+        self.train_images_per_s.append(speed)
+        values = self._close("train", self.train_confusion)
+        values |= {"train/images_per_s": speed, "lr": self.trainer.optimizers[0].param_groups[0]["lr"]}
+        self._log(values)
+
+    def on_validation_epoch_start(self) -> None:
+        """Starts counting."""
+        # Training sums must not be lost: validation runs inside the training epoch.
+        self._training = (self._sums, self._images)
+        self._begin()
+        self.eval_confusion.reset()
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Scores a batch at the native size of its masks."""
+        self._score(batch)
+
+    def on_validation_epoch_end(self) -> None:
+        """Logs the metrics of the split."""
+        self._log(self._close("val", self.eval_confusion))
+        self._sums, self._images = self._training
+
+    def on_test_epoch_start(self) -> None:
+        """Starts counting."""
+        self._begin()
+        self.eval_confusion.reset()
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        """Scores a batch at the native size of its masks."""
+        self._score(batch)
+
+    def on_test_epoch_end(self) -> None:
+        """Logs the metrics of the split and keeps its confusion matrices."""
+        self.test_confusion = self.eval_confusion.compute().cpu().numpy()
+        self._log(self._close(self.test_stage, self.eval_confusion))
+
+    def _score(self, batch: Batch) -> None:
+        output: SegmenterOutput = self.model(batch.image)
+        logits = resize_to(output.logits.float(), batch.mask)
+        self._add(self.loss(output._replace(logits=logits), batch), batch)
+        self.eval_confusion.update(logits, batch.mask, batch.index)
+
+    def _refuse_nan(self, terms: dict[str, Tensor], batch: Batch) -> None:
+        """Raises before a loss that is not finite reaches the weights.
+
+        On an accelerator the look would make the host wait at every step, so there ``_close`` looks once an epoch, before
+        any checkpoint is written.
+        """
+        if self.device.type == "cpu" and not torch.isfinite(terms["total"]):
+            bad = {name: float(value) for name, value in terms.items()}
+            raise NotFiniteError(
+                f"the loss is {bad} at step {self.global_step}, epoch {self.current_epoch}, training images "
+                f"{batch.index.tolist()}. Lower optimizer.lr, or set trainer.gradient_clip_val=1"
+            )
+
+    def _begin(self) -> None:
+        self._sums, self._images = {}, 0
+
+    def _add(self, terms: dict[str, Tensor], batch: Batch) -> None:
+        num = len(batch.image)
+        self._images += num
+        for name, value in terms.items():
+            self._sums[name] = self._sums.get(name, 0.0) + value.detach() * num
+
+    def _close(self, stage: str, confusion: Confusion) -> dict[str, float]:
+        """Means of the loss terms over images, and the metrics: the only place where the host waits for the device."""
+        values = {}
+        for name, total in self._sums.items():
+            key = f"{stage}/loss" if name == "total" else f"{stage}/loss/{name}"
+            values[key] = float(total) / self._images
+        if stage == "train" and not isfinite(values.get("train/loss", 0.0)):
+            raise NotFiniteError(
+                f"the loss of epoch {self.current_epoch} is not finite. Lower optimizer.lr, or set trainer.gradient_clip_val=1"
+            )
+        scores = summarise(confusion.compute().cpu().numpy(), self.spec.class_names)
+        if stage == "train":
+            del scores["miou_image"]  # training keeps only the pooled matrix
+        return values | {f"{stage}/{name}": value for name, value in scores.items()}
+
+    def _log(self, values: dict[str, float]) -> None:
+        self.log_dict(values, on_step=False, on_epoch=True, batch_size=1)

@@ -1,0 +1,225 @@
+"""The Hydra app: one run, from the composed config to its record. The checks before it are in ``command.Preflight``."""
+
+import logging
+import signal
+from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+
+from segsweep import command
+from segsweep.config import CONF_DIR, Parts, build, build_model, fingerprint, semantic_part, settle
+from segsweep.run import Run, git_state, open_run, redact, versions
+
+if TYPE_CHECKING:
+    from torch import nn
+
+log = logging.getLogger(__name__)
+
+
+def main() -> None:
+    """The command ``segsweep``."""
+    command.run_app(app)
+
+
+@hydra.main(config_path=str(CONF_DIR), config_name="train", version_base=command.VERSION_BASE)
+def app(cfg: DictConfig) -> float | None:
+    """Hydra's task function: trains in the job's folder and returns the monitored metric, which sweepers optimise."""
+    job = HydraConfig.get()
+    origin = {
+        "choices": {k: v for k, v in job.runtime.choices.items() if "/" not in k and v is not None},
+        "overrides": redact_overrides(list(job.overrides.task)),
+        "sweep": cfg.name if job.mode == RunMode.MULTIRUN else None,
+    }
+    try:
+        return train(cfg, Path(job.runtime.output_dir), origin)
+    except Exception as error:
+        log.error("%s", error)
+        log.debug("the traceback:", exc_info=True)
+        error.is_reported = True  # type: ignore[attr-defined]
+        raise
+
+
+def train(cfg: DictConfig, folder: Path, origin: dict[str, Any]) -> float | None:
+    """Trains, tests and records one run; a run that is complete already is left alone.
+
+    Args:
+        cfg: composed and checked.
+        folder: of the run; it exists.
+        origin: facts for the record: ``choices``, ``overrides``, ``sweep``.
+
+    Returns:
+        ``monitor`` at the best epoch.
+    """
+    from segsweep import cost, hardware
+
+    signal.signal(signal.SIGTERM, _terminate)
+    hardware.keep_memory_between_steps()
+    cost.reset_peak_memory()
+    plain = settle(cfg)
+    with open_run(folder, {**origin, **_identity(plain)}) as run:
+        if run.is_completed:
+            log.info("complete already: %s", folder)
+            return float(run.record["metrics"][plain["monitor"]])
+        (folder / "config.yaml").write_text(_yaml(cfg))
+        model = build_model(plain)
+        run.save(**_describe(model, plain))
+        parts = _fit(run, model, plain)
+        _test(run, parts, plain)
+        _finish(run, parts, plain)
+        return run.record["metrics"].get(plain["monitor"])  # type: ignore[no-any-return]
+
+
+def _identity(plain: dict[str, Any]) -> dict[str, Any]:
+    """Who the run is, before anything is built."""
+    from segsweep import hardware, metrics
+
+    return {
+        "family": plain["model"].get("family"),
+        "seed": plain["seed"],
+        "monitor": plain["monitor"],
+        "fingerprint": fingerprint(plain),
+        "fingerprint_without_seed": fingerprint(plain, with_seed=False),
+        "config": redact(semantic_part(plain)),
+        "metric_version": metrics.VERSION,
+        "git": git_state(),
+        "versions": versions(),
+        "precision": plain["trainer"]["precision"],
+        "pretrained": None,
+        "tuning_trials": 0,
+        **hardware.describe(plain["trainer"]["accelerator"]),
+    }
+
+
+def _describe(model: "nn.Module", plain: dict[str, Any]) -> dict[str, int]:
+    """Sizes up the model; a model that cannot take the images stops here, before any data is read."""
+    from segsweep import cost
+
+    data = plain["data"]
+    parameters = cost.count_parameters(model)
+    flops = cost.count_flops(model, data["in_channels"], tuple(data["size"]))
+    if data["crop"]:
+        cost.count_flops(model, data["in_channels"], tuple(data["crop"]))
+    log.info("model %s: %.3f M parameters, %.3f GFLOPs an image", type(model).__name__, parameters / 1e6, flops / 1e9)
+    return {"parameters": parameters, "flops": flops}
+
+
+def _fit(run: Run, model: "nn.Module", plain: dict[str, Any]) -> Parts:
+    """Trains, from the newest whole checkpoint if the folder has one."""
+    from segsweep.checkpoints import HashedCheckpointIO, newest_whole
+    from segsweep.floors import floors
+
+    checkpoint = newest_whole(run.folder / "checkpoints")
+    done = HashedCheckpointIO().load_checkpoint(checkpoint) if checkpoint else {"global_step": None, "epoch": -1}
+    parts = build(plain, model, run.folder, done["global_step"])
+    data, trainer = parts.data, parts.trainer
+    sizes = {name: len(split.items) for name, split in data.store.splits.items()}
+    run.save(
+        floors=floors(data.store, data.spec),
+        data={
+            "fingerprint": data.store.fingerprint,
+            "split_sizes": sizes,
+            "size": list(data.spec.size),
+            "class_names": list(data.spec.class_names),
+            "labelled_fraction": data.labelled_fraction,
+        },
+    )
+    log.info("data: %s images of %dx%d pixels, %d classes", _words(sizes), *data.spec.size, data.spec.num_classes)
+    trainer.logger.experiment.add_text("config", f"```yaml\n{(run.folder / 'config.yaml').read_text()}```")  # type: ignore[union-attr]
+    log.info(
+        "training: epochs %d to %s on %s, %s, %d threads",
+        done["epoch"] + 2,
+        trainer.max_epochs,
+        run.record["device"],
+        run.record["precision"],
+        run.record["threads"],
+    )
+    trainer.fit(parts.task, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+    return parts
+
+
+def _test(run: Run, parts: Parts, plain: dict[str, Any]) -> None:
+    """Scores the weights of the last epoch and of the best one on the test split."""
+    lines = parts.history.lines()
+    last = dict(lines[-1])
+    best = next(line for line in lines if line["epoch"] == parts.best.epoch)
+    if last["epoch"] != best["epoch"]:
+        parts.task.test_stage = "test_last"
+        scores = parts.trainer.test(parts.task, datamodule=parts.data, verbose=False)[0]
+        last |= {key.replace("test_last/", "test/"): value for key, value in scores.items()}
+    parts.best.restore(parts.task.model)
+    parts.task.test_stage = "test"
+    scores = dict(parts.trainer.test(parts.task, datamodule=parts.data, verbose=False)[0])
+    if last["epoch"] == best["epoch"]:
+        last |= scores
+    run.save(
+        metrics=_metrics({**best, **scores}),
+        metrics_last=_metrics(last),
+        best_epoch=best["epoch"],
+        epochs=len(lines),
+        steps=last["step"],
+        images_seen=last["step"] * parts.data.batch_size,
+    )
+    floor = max(values["test/miou"] for values in run.record["floors"].values())
+    log.info("test: mIoU %.4f with the weights of epoch %d (floor %.4f)", scores["test/miou"], best["epoch"] + 1, floor)
+
+
+def _finish(run: Run, parts: Parts, plain: dict[str, Any]) -> None:
+    """Measures the cost, writes what the report reads, and the run's row in TensorBoard's HParams table."""
+    import numpy as np
+
+    from segsweep import callbacks, cost
+
+    task = parts.task.to(parts.trainer.strategy.root_device).eval()
+    batches = parts.data.test_dataloader()
+    with parts.trainer.precision_plugin.forward_context():
+        inference = cost.inference_speed(task.model, next(iter(batches)).image)
+    speeds = [line["train/images_per_s"] for line in parts.history.lines()]
+    run.save(
+        images_per_s={"train": median(speeds[1:] or speeds), "inference": inference},
+        peak_memory_mb=cost.peak_memory_mb(),
+    )
+    confusion = task.test_confusion
+    items = batches.split.items
+    np.savez_compressed(
+        run.folder / "test_confusion.npz",
+        confusion=confusion,
+        names=np.array([item.name for item in items]),
+        groups=np.array([item.group for item in items]),
+    )
+    worst = callbacks.worst_positions(confusion, parts.data.spec)
+    callbacks.write_examples(run.folder / "test_examples", task, batches, worst)
+    callbacks.log_table_row(parts.trainer.logger, run.record, parts.trainer.global_step)
+    log.info("done: %s", run.folder)
+
+
+def _metrics(line: dict[str, Any]) -> dict[str, float | None]:
+    return {key: value for key, value in line.items() if key.startswith(("train/", "val/", "test/"))}
+
+
+def _words(sizes: dict[str, int]) -> str:
+    return ", ".join(f"{num:,} {name}" for name, num in sizes.items())
+
+
+def _yaml(cfg: DictConfig) -> str:
+    """The composed config with its interpolations, secrets redacted."""
+    return OmegaConf.to_yaml(OmegaConf.create(redact(OmegaConf.to_container(cfg, resolve=False))))
+
+
+def redact_overrides(overrides: list[str]) -> list[str]:
+    """Overrides with the values of secret-looking keys replaced."""
+    pairs = (override.partition("=") for override in overrides)
+    return [f"{key}{equals}{redact({key: value})[key]}" for key, equals, value in pairs]
+
+
+def _terminate(signum: int, frame: Any) -> NoReturn:
+    """SIGTERM ends a run as ``interrupted``, with the exit code that shells expect; Lightning alone would exit with 0."""
+    raise SystemExit(128 + signum)
+
+
+if __name__ == "__main__":
+    main()
