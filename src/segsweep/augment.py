@@ -26,8 +26,8 @@ class Augment:
         contrast: factor c >= 1 around the image's mean, log-uniform in 1/c..c.
 
     Shape:
-        images (N, H, W, C) uint8, masks (N, H, W) uint8 -> image (N, C, h, w) float32 in 0..1, mask (N, h, w) int64, with
-        (h, w) the crop or else (H, W). Pixels from outside the image are mirrored into it and ignored in the mask.
+        images (N, H, W, C) uint8, masks (N, H, W) uint8 -> image (N, C, h, w) float32 in 0..1, mask (N, h, w) int64,
+        with (h, w) the crop or else (H, W). Pixels from outside the image are mirrored into it and ignored in the mask.
     """
 
     num_draws = 10
@@ -65,9 +65,7 @@ class Augment:
             image = ((image - level) * gain + level + lift).clamp_(0, 1)
         return image, mask
 
-    def _sources(
-        self, u: tuple[Tensor, ...], size: tuple[int, int], out: tuple[int, int]
-    ) -> tuple[Tensor, Tensor]:
+    def _sources(self, u: tuple[Tensor, ...], size: tuple[int, int], out: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """For each output pixel the source position in pixels, x and y, both (N, h, w)."""
         height, width = size
         device = u[0].device

@@ -78,9 +78,7 @@ class ImagePanel(pl.Callback):
         batches: EvalBatches = trainer.datamodule.val_dataloader()  # type: ignore[attr-defined]
         panel = stack([picture for _, picture in draw(pl_module, batches, fixed_positions(batches))])
         logger: TensorBoardLogger = trainer.logger  # type: ignore[assignment]
-        logger.experiment.add_image(
-            "val/image_truth_prediction_error", panel, trainer.global_step, dataformats="HWC"
-        )
+        logger.experiment.add_image("val/image_truth_prediction_error", panel, trainer.global_step, dataformats="HWC")
 
 
 def fixed_positions(batches: EvalBatches) -> list[int]:
@@ -103,13 +101,13 @@ def draw(task: pl.LightningModule, batches: EvalBatches, positions: list[int]) -
         batch = batches.batch([position])
         with torch.inference_mode(), task.trainer.precision_plugin.forward_context():
             logits = resize_to(task(batch.image).logits.float(), batch.mask)
-        arrays = (batch.image[0], batch.mask[0], logits.argmax(dim=1)[0])
-        pictures.append((position, strip(*(a.cpu().numpy() for a in arrays), batches.spec)))
+        image, truth, prediction = (x[0].cpu().numpy() for x in (batch.image, batch.mask, logits.argmax(dim=1)))
+        pictures.append((position, strip(image, truth, prediction, batches.spec)))
     return pictures
 
 
 def write_examples(folder: Path, task: pl.LightningModule, batches: EvalBatches, worst: list[int]) -> None:
-    """Writes strips of eight fixed test images and the eight worst: ``fixed-<position>.png``, ``worst-<rank>-<position>.png``."""
+    """Writes ``fixed-<position>.png``, ``worst-<rank>-<position>.png``, eight of each."""
     folder.mkdir(exist_ok=True)
     for position, picture in draw(task, batches, fixed_positions(batches)):
         Image.fromarray(picture).save(folder / f"fixed-{position:05d}.png")
@@ -155,6 +153,8 @@ def log_table_row(logger: TensorBoardLogger, record: dict[str, Any], step: int) 
         "parameters": record["parameters"],
     }
     words = {"family": str(record["family"]), "precision": record["precision"]}
-    results = {f"hparams/{name.replace('/', '_')}": metrics[name] for name in _TABLE_METRICS if metrics.get(name) is not None}
+    results = {
+        f"hparams/{name.replace('/', '_')}": metrics[name] for name in _TABLE_METRICS if metrics.get(name) is not None
+    }
     results["hparams/train_images_per_s"] = record["images_per_s"]["train"]
     logger.log_hyperparams({**choices, **words, **numbers}, results, step)

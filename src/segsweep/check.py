@@ -44,15 +44,15 @@ def mistakes(cfg: DictConfig, choices: Choices) -> list[str]:
 
 
 def _unknown_top_level(cfg: DictConfig) -> Iterator[str]:
-    for key in cfg:
+    for key in map(str, cfg):
         if key not in TOP_LEVEL:
-            yield f"{key}: unknown key. {did_you_mean(str(key), TOP_LEVEL)}"
+            yield f"{key}: unknown key. {did_you_mean(key, TOP_LEVEL)}"
 
 
 def _missing(cfg: DictConfig) -> Iterator[str]:
     flat = OmegaConf.to_container(cfg, resolve=False)
     for path, value in _leaves(flat, ""):
-        if value == "???":
+        if value == "???":  # OmegaConf's mark of a value that must be given
             yield f"{path} is not set. Give {_MISSING_HINTS.get(path, f'a value: {path}=...')}"
 
 
@@ -78,7 +78,11 @@ def _without_missing(cfg: DictConfig) -> dict[str, Any]:
     for group in TOP_LEVEL:
         try:
             value = cfg.get(group)
-            plain[group] = OmegaConf.to_container(value, resolve=True, throw_on_missing=True) if OmegaConf.is_config(value) else value
+            plain[group] = (
+                OmegaConf.to_container(value, resolve=True, throw_on_missing=True)
+                if OmegaConf.is_config(value)
+                else value
+            )
         except OmegaConfBaseException:
             continue
     return plain
@@ -88,7 +92,9 @@ def _check_values(plain: dict[str, Any], choices: Choices) -> list[str]:
     lines: list[str] = []
     for group, node in plain.items():
         if isinstance(node, dict):
-            found = list(_check_node(group, arguments(plain, group), _PASSED.get(group, set()), _Defaults(group, choices)))
+            found = list(
+                _check_node(group, arguments(plain, group), _PASSED.get(group, set()), _Defaults(group, choices))
+            )
             lines += found
             if not found and group in _TRIALS:
                 lines += _TRIALS[group](plain, _Defaults(group, choices))
@@ -116,7 +122,7 @@ def _check_node(path: str, node: dict[str, Any], passed: set[str], defaults: "_D
     """Checks one ``_target_`` node and the nodes inside it."""
     target = node.get("_target_")
     if target is None:
-        yield f"{path} has no _target_; every file in conf/{path.split('.')[0]}/ names the class or function it stands for"
+        yield f"{path} has no _target_; every file in conf/{path.split('.')[0]}/ names its class or function"
         return
     try:
         function = _locate(target)
@@ -175,7 +181,7 @@ def _type_problem(value: Any, hint: Any) -> str | None:
 
 
 def _hints(function: Callable[..., Any]) -> dict[str, Any]:
-    annotated = function.__init__ if isinstance(function, type) else function
+    annotated = getattr(function, "__init__") if isinstance(function, type) else function  # noqa: B009
     try:
         return get_type_hints(inspect.unwrap(annotated), include_extras=True)
     except (NameError, TypeError):
@@ -246,7 +252,9 @@ def _trial(path: str, node: dict[str, Any], defaults: "_Defaults", build: Callab
     message = str(cause).splitlines()[0]
     if message.startswith("data."):
         return [message]
-    key = next((k for k, v in node.items() if k not in _HYDRA_KEYS and not isinstance(v, bool) and f": {v}" in message), None)
+    key = next(
+        (k for k, v in node.items() if k not in _HYDRA_KEYS and not isinstance(v, bool) and f": {v}" in message), None
+    )
     where = f"{path}.{key}={node[key]}" if key else path
     return [f"{where}: {message}{defaults.advice(f'{path}.{key}', node[key]) if key else ''}"]
 

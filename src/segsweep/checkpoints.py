@@ -1,7 +1,8 @@
 """Checkpoints that survive kills and notice damage.
 
-``last-<epoch>.ckpt`` (the two newest) continue a run; ``best.safetensors`` with ``best.json`` are what later commands use.
-Lightning's own writer is not used: its temporary file may lie on another file system, where the final move is no rename.
+``last-<epoch>.ckpt`` (the two newest) continue a run; ``best.safetensors`` with ``best.json`` are what later commands
+use. Lightning's own writer is not used: its temporary file may lie on another file system, where the final move is no
+rename.
 """
 
 import io

@@ -113,7 +113,8 @@ def _stop(lines: list[str]) -> NoReturn:
 def _all_mistakes(arguments: list[str]) -> list[str]:
     """Names every mistake of a command line that Hydra refuses; Hydra itself stops at the first.
 
-    Overrides are composed one after another: one that fails is explained and left out, what remains is checked by value.
+    Overrides are composed one after another: one that fails is explained and left out, what remains is checked by
+    value.
     """
     GlobalHydra.instance().clear()
     lines: list[str] = []
@@ -148,7 +149,7 @@ def _single_values(argument: str) -> list[str]:
 def _explain(argument: str, error: Exception, accepted: list[str]) -> str:
     if isinstance(error, OverrideParseException):
         detail = str(error).splitlines()[0]
-        return f"{argument}: cannot be read as an override ({detail}). Write key=value; quote values with special characters"
+        return f"{argument}: no override ({detail}). Write key=value, and quote values with special characters"
     if isinstance(error, MissingConfigException) and error.options is not None:
         option = (error.missing_cfg_file or argument).rpartition("/")[2]
         group = argument.partition("=")[0].lstrip("+")

@@ -1,7 +1,7 @@
 """From composed YAML to objects: the only place that calls Hydra's ``instantiate``.
 
-The config is read-only once composed. ``settle`` turns it into plain values, ``fingerprint`` into an identity, ``build``
-into objects. Light to import: torch and Lightning are imported where something is built.
+The config is read-only once composed. ``settle`` turns it into plain values, ``fingerprint`` into an identity,
+``build`` into objects. Light to import: torch and Lightning are imported where something is built.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import pytorch_lightning as pl
     from torch import nn
 
-    from segsweep.callbacks import History
+    from segsweep.callbacks import History, RunLogger
     from segsweep.checkpoints import BestWeights
     from segsweep.data.datamodule import DataModule
     from segsweep.task import Task
@@ -97,6 +97,7 @@ class Parts:
     data: DataModule
     task: Task
     trainer: pl.Trainer
+    logger: RunLogger
     best: BestWeights
     history: History
 
@@ -121,8 +122,6 @@ def build(plain: dict[str, Any], model: nn.Module, folder: Path, resume_step: in
         folder: of the run.
         resume_step: optimisation step of the checkpoint that is being continued, None for a new run.
     """
-    import pytorch_lightning as pl
-
     from segsweep import callbacks, checkpoints
     from segsweep.task import Task
 
@@ -141,13 +140,14 @@ def build(plain: dict[str, Any], model: nn.Module, folder: Path, resume_step: in
     stopping = callbacks.early_stopping(plain["monitor"], **plain["trainer"]["early_stopping"])
     bar = callbacks.progress_bar() if plain["trainer"]["enable_progress_bar"] else []
     last = checkpoints.last_checkpoints(folder / "checkpoints")
+    logger = callbacks.RunLogger(folder, resume_step)
     trainer: pl.Trainer = make_partial(arguments(plain, "trainer"))(
         default_root_dir=folder,
-        logger=callbacks.RunLogger(folder, resume_step),
+        logger=logger,
         callbacks=[callbacks.ImagePanel(), *bar, *stopping, history, best, last],
         plugins=[checkpoints.HashedCheckpointIO()],
     )
-    return Parts(data, task, trainer, best, history)
+    return Parts(data, task, trainer, logger, best, history)
 
 
 def arguments(plain: dict[str, Any], group: str) -> dict[str, Any]:

@@ -19,8 +19,8 @@ def count_parameters(model: nn.Module) -> int:
 def count_flops(model: nn.Module, in_channels: int, size: tuple[int, int]) -> int:
     """Floating-point operations of one forward pass over one image, a multiply-add counted as two.
 
-    Matrix products and convolutions, recurrent ones included, as ``torch.utils.flop_counter`` counts them. Runs the model
-    once on the CPU, so a size that it cannot take is found here, before any data is read.
+    Matrix products and convolutions, recurrent ones included, as ``torch.utils.flop_counter`` counts them. Runs the
+    model once on the CPU, so a size that it cannot take is found here, before any data is read.
     """
     was_training = model.training
     model.eval()
@@ -31,7 +31,7 @@ def count_flops(model: nn.Module, in_channels: int, size: tuple[int, int]) -> in
 
 
 def inference_speed(model: nn.Module, image: Tensor) -> float:
-    """Images per second of forward passes alone, on the batch and device of ``image``, the median of repeated passes."""
+    """Images per second of forward passes alone: the median of repeated passes over one batch, on its device."""
     seconds: list[float] = []
     with torch.inference_mode():
         model(image)  # the first pass also pays for set-up

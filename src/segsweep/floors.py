@@ -1,7 +1,7 @@
 """Two floors that a model must clear: scores that need no image at all.
 
-``most_frequent`` gives every pixel the class that is most frequent in train; ``location_prior`` gives each pixel the class
-that is most frequent at its place.
+``most_frequent`` gives every pixel the class that is most frequent in train; ``location_prior`` gives each pixel the
+class that is most frequent at its place.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""What this machine can do, decided from capability flags only and never by timing, so that a run's identity is stable."""
+"""What this machine can do: decided from capability flags, never by timing, so that a run's identity is stable."""
 
 import ctypes
 import platform
@@ -23,8 +23,9 @@ def pick_precision(accelerator: str) -> str:
 def keep_memory_between_steps() -> bool:
     """Tells glibc's allocator to keep freed blocks instead of giving them back to the system at every step.
 
-    A training step frees and allocates the same large blocks again and again; each return costs page faults. Process-wide,
-    effective for blocks allocated later. Returns whether the allocator took the settings; other C libraries are left alone.
+    A training step frees and allocates the same large blocks again and again; each return costs page faults.
+    Process-wide, effective for blocks allocated later. Returns whether the allocator took the settings; other C
+    libraries are left alone.
     """
     if platform.libc_ver()[0] != "glibc":
         return False

@@ -86,8 +86,8 @@ class BCE(nn.Module):
 class Dice(nn.Module):
     """Soft Dice loss: 1 - 2 sum(pq) / (sum(p^2) + sum(q^2)), mean over the classes present in the batch's truth.
 
-    The sums run over all valid pixels of the batch. A class that the batch does not show is left out: its score would be
-    0 whatever the model says.
+    The sums run over all valid pixels of the batch. A class that the batch does not show is left out: its score would
+    be 0 whatever the model says.
 
     Args:
         ignore_index: mask value that is left out.

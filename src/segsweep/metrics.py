@@ -1,9 +1,10 @@
 """The metrics of this project, written once.
 
-Everything follows from confusion matrices, one per image: rows are the true class, columns the predicted one, pixels with
-``ignore_index`` are dropped. mIoU is TP / (TP + FP + FN) of the matrix pooled over the split, averaged over the classes
-present in the split's truth, scored at the mask's native size. That is not ``torchmetrics.segmentation.MeanIoU`` (a mean
-over images, without ignore index) and not smp's ``micro`` IoU (a function of pixel accuracy).
+Everything follows from confusion matrices, one per image: rows are the true class, columns the predicted one, pixels
+with ``ignore_index`` are dropped. mIoU is TP / (TP + FP + FN) of the matrix pooled over the split, averaged over the
+classes present in the split's truth, scored at the mask's native size. That is not
+``torchmetrics.segmentation.MeanIoU`` (a mean over images, without ignore index) and not smp's ``micro`` IoU (a function
+of pixel accuracy).
 """
 
 from collections.abc import Sequence
@@ -81,8 +82,8 @@ def summarise(confusion_NKK: NDArray[np.integer], class_names: Sequence[str]) ->
         class_names: K names, for ``iou/<class>``.
 
     Returns:
-        name -> value in 0..1. Class means run over the classes present in the split's truth; a class that is absent there
-        has ``iou/<class>`` NaN and counts in no mean; one that is present but never predicted has precision 0.
+        name -> value in 0..1. Class means run over the classes present in the split's truth; a class that is absent
+        there has ``iou/<class>`` NaN and counts in no mean; one that is present but never predicted has precision 0.
         ``miou_image`` is the mean over images of the mean IoU over the classes present in that image's truth.
         All NaN if no pixel is valid.
 
@@ -158,7 +159,8 @@ def _margins(matrix: NDArray[np.integer]) -> tuple[NDArray[np.integer], NDArray[
 
 def _ratio(part: NDArray[np.integer], whole: NDArray[np.integer], where: NDArray[np.bool_]) -> NDArray[np.float64]:
     result = np.full(part.shape, np.nan)
-    return np.divide(part, whole, out=result, where=where)
+    np.divide(part, whole, out=result, where=where)
+    return result
 
 
 def _mean(values: NDArray[np.float64], present: NDArray[np.bool_]) -> float:

@@ -29,7 +29,9 @@ def palette(num_classes: int) -> NDArray[np.uint8]:
     return colours
 
 
-def strip(image: NDArray[np.float32], truth: NDArray[np.integer], prediction: NDArray[np.integer], spec: DataSpec) -> Picture:
+def strip(
+    image: NDArray[np.float32], truth: NDArray[np.integer], prediction: NDArray[np.integer], spec: DataSpec
+) -> Picture:
     """One row: image | truth | prediction | error.
 
     Args:
@@ -52,7 +54,10 @@ def strip(image: NDArray[np.float32], truth: NDArray[np.integer], prediction: ND
     error = photo_shown // 3
     error[wrong] = _WRONG
     error[_resize(ignored.astype(np.uint8), (height, width)).astype(bool)] = _IGNORED
-    masks = [_resize(colours[np.where(ignored, 255, truth)], (height, width)), _resize(colours[prediction], (height, width))]
+    masks = [
+        _resize(colours[np.where(ignored, 255, truth)], (height, width)),
+        _resize(colours[prediction], (height, width)),
+    ]
     return np.concatenate([photo_shown, *masks, error], axis=1)
 
 

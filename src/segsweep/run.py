@@ -180,7 +180,9 @@ def _lock(folder: Path) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the kernel frees it when its owner dies
         except BlockingIOError:
-            raise ConfigError(f"{folder} is being run by another process. Wait for it, or choose another name=") from None
+            raise ConfigError(
+                f"{folder} is being run by another process. Wait for it, or choose another name="
+            ) from None
         yield
 
 

@@ -19,9 +19,7 @@ def constant(optimizer: Optimizer, total_steps: int) -> LambdaLR:
     return LambdaLR(optimizer, lambda _: 1.0)
 
 
-def step(
-    optimizer: Optimizer, total_steps: int, milestones: list[Share], gamma: Annotated[float, Gt(0)]
-) -> LambdaLR:
+def step(optimizer: Optimizer, total_steps: int, milestones: list[Share], gamma: Annotated[float, Gt(0)]) -> LambdaLR:
     """Multiplies the learning rate by ``gamma`` at each milestone, given as a share of all steps."""
     return LambdaLR(optimizer, lambda now: gamma ** sum(now >= share * total_steps for share in milestones))
 
@@ -31,9 +29,7 @@ def poly(optimizer: Optimizer, total_steps: int, power: Annotated[float, Gt(0)])
     return LambdaLR(optimizer, lambda now: max(0.0, 1 - now / total_steps) ** power)
 
 
-def cosine(
-    optimizer: Optimizer, total_steps: int, warmup: Annotated[float, Ge(0), Lt(1)], floor: Share
-) -> LambdaLR:
+def cosine(optimizer: Optimizer, total_steps: int, warmup: Annotated[float, Ge(0), Lt(1)], floor: Share) -> LambdaLR:
     """Rises linearly over the first ``warmup`` share of the steps, then falls along half a cosine.
 
     Args:

@@ -43,7 +43,6 @@ class Task(pl.LightningModule):
 
     Attributes:
         test_stage: prefix of the metrics of the next ``trainer.test``.
-        test_confusion: (n, K, K) int32 of that test, one matrix per image.
         train_images_per_s: one value per epoch, validation excluded.
     """
 
@@ -66,7 +65,6 @@ class Task(pl.LightningModule):
         self.train_confusion = Confusion(**counts, per_image=False)
         self.eval_confusion = Confusion(**counts, per_image=True)
         self.test_stage = "test"
-        self.test_confusion: NDArray[np.int32] | None = None
         self.train_images_per_s: list[float] = []
         self._sums: dict[str, Tensor] = {}
         self._images = 0
@@ -143,9 +141,12 @@ class Task(pl.LightningModule):
         self._score(batch)
 
     def on_test_epoch_end(self) -> None:
-        """Logs the metrics of the split and keeps its confusion matrices."""
-        self.test_confusion = self.eval_confusion.compute().cpu().numpy()
+        """Logs the metrics of the split."""
         self._log(self._close(self.test_stage, self.eval_confusion))
+
+    def test_confusion(self) -> NDArray[np.int32]:
+        """Confusion matrices of the last test: (n, K, K) int32, one per image, in the order of the split."""
+        return self.eval_confusion.compute().cpu().numpy()
 
     def _score(self, batch: Batch) -> None:
         output: SegmenterOutput = self.model(batch.image)
@@ -156,8 +157,8 @@ class Task(pl.LightningModule):
     def _refuse_nan(self, terms: dict[str, Tensor], batch: Batch) -> None:
         """Raises before a loss that is not finite reaches the weights.
 
-        On an accelerator the look would make the host wait at every step, so there ``_close`` looks once an epoch, before
-        any checkpoint is written.
+        On an accelerator the look would make the host wait at every step, so there ``_close`` looks once an epoch,
+        before any checkpoint is written.
         """
         if self.device.type == "cpu" and not torch.isfinite(terms["total"]):
             bad = {name: float(value) for name, value in terms.items()}
@@ -183,7 +184,8 @@ class Task(pl.LightningModule):
             values[key] = float(total) / self._images
         if stage == "train" and not isfinite(values.get("train/loss", 0.0)):
             raise NotFiniteError(
-                f"the loss of epoch {self.current_epoch} is not finite. Lower optimizer.lr, or set trainer.gradient_clip_val=1"
+                f"the loss of epoch {self.current_epoch} is not finite. Lower optimizer.lr, or set "
+                f"trainer.gradient_clip_val=1"
             )
         scores = summarise(confusion.compute().cpu().numpy(), self.spec.class_names)
         if stage == "train":

@@ -113,9 +113,12 @@ def _fit(run: Run, model: "nn.Module", plain: dict[str, Any]) -> Parts:
     from segsweep.checkpoints import HashedCheckpointIO, newest_whole
     from segsweep.floors import floors
 
+    first_epoch, resume_step = 1, None
     checkpoint = newest_whole(run.folder / "checkpoints")
-    done = HashedCheckpointIO().load_checkpoint(checkpoint) if checkpoint else {"global_step": None, "epoch": -1}
-    parts = build(plain, model, run.folder, done["global_step"])
+    if checkpoint:
+        state = HashedCheckpointIO().load_checkpoint(checkpoint)
+        first_epoch, resume_step = state["epoch"] + 2, state["global_step"]
+    parts = build(plain, model, run.folder, resume_step)
     data, trainer = parts.data, parts.trainer
     sizes = {name: len(split.items) for name, split in data.store.splits.items()}
     run.save(
@@ -129,10 +132,10 @@ def _fit(run: Run, model: "nn.Module", plain: dict[str, Any]) -> Parts:
         },
     )
     log.info("data: %s images of %dx%d pixels, %d classes", _words(sizes), *data.spec.size, data.spec.num_classes)
-    trainer.logger.experiment.add_text("config", f"```yaml\n{(run.folder / 'config.yaml').read_text()}```")  # type: ignore[union-attr]
+    parts.logger.experiment.add_text("config", f"```yaml\n{(run.folder / 'config.yaml').read_text()}```")
     log.info(
         "training: epochs %d to %s on %s, %s, %d threads",
-        done["epoch"] + 2,
+        first_epoch,
         trainer.max_epochs,
         run.record["device"],
         run.record["precision"],
@@ -183,7 +186,7 @@ def _finish(run: Run, parts: Parts, plain: dict[str, Any]) -> None:
         images_per_s={"train": median(speeds[1:] or speeds), "inference": inference},
         peak_memory_mb=cost.peak_memory_mb(),
     )
-    confusion = task.test_confusion
+    confusion = task.test_confusion()
     items = batches.split.items
     np.savez_compressed(
         run.folder / "test_confusion.npz",
@@ -193,7 +196,7 @@ def _finish(run: Run, parts: Parts, plain: dict[str, Any]) -> None:
     )
     worst = callbacks.worst_positions(confusion, parts.data.spec)
     callbacks.write_examples(run.folder / "test_examples", task, batches, worst)
-    callbacks.log_table_row(parts.trainer.logger, run.record, parts.trainer.global_step)
+    callbacks.log_table_row(parts.logger, run.record, parts.trainer.global_step)
     log.info("done: %s", run.folder)
 
 
@@ -217,7 +220,7 @@ def redact_overrides(overrides: list[str]) -> list[str]:
 
 
 def _terminate(signum: int, frame: Any) -> NoReturn:
-    """SIGTERM ends a run as ``interrupted``, with the exit code that shells expect; Lightning alone would exit with 0."""
+    """SIGTERM ends a run as ``interrupted``, with the exit code that shells expect; Lightning's own would be 0."""
     raise SystemExit(128 + signum)
 
 

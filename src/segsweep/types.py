@@ -25,7 +25,7 @@ class Batch(NamedTuple):
 
     image: Tensor
     mask: Tensor
-    index: Tensor
+    index: Tensor  # type: ignore[assignment]  # hides tuple.index, which nobody needs here
 
 
 class SegmenterOutput(NamedTuple):

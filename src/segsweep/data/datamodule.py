@@ -65,9 +65,7 @@ class DataModule(pl.LightningDataModule):
         super().__init__()
         _check_facts(class_names, num_classes, in_channels, mean, std, size, crop)
         self.source, self.augment, self.regime, self.root = source, augment, regime, root
-        self.spec = DataSpec(
-            tuple(class_names), in_channels, ignore_index, tuple(mean), tuple(std), (size[0], size[1])
-        )
+        self.spec = DataSpec(tuple(class_names), in_channels, ignore_index, tuple(mean), tuple(std), (size[0], size[1]))
         self.crop = None if crop is None else (crop[0], crop[1])
         self.batch_size, self.labelled_fraction, self.seed = batch_size, labelled_fraction, seed
         self._store: Store | None = None
@@ -166,7 +164,9 @@ class EvalBatches:
         for position, shape in enumerate(split.shapes.tolist()):
             by_size.setdefault(tuple(shape), []).append(position)
         self.batches = [
-            positions[i : i + batch_size] for positions in by_size.values() for i in range(0, len(positions), batch_size)
+            positions[i : i + batch_size]
+            for positions in by_size.values()
+            for i in range(0, len(positions), batch_size)
         ]
 
     def __len__(self) -> int:
@@ -215,7 +215,9 @@ def _check_facts(
     crop: tuple[int, int] | None,
 ) -> None:
     if len(class_names) != num_classes or len(set(class_names)) != num_classes:
-        raise ValueError(f"data.num_classes={num_classes} but data.class_names has {len(set(class_names))} different names")
+        raise ValueError(
+            f"data.num_classes={num_classes} but data.class_names has {len(set(class_names))} different names"
+        )
     if in_channels == 2:
         raise ValueError("data.in_channels=2; images are read as grey (1) or RGB (3)")
     if not len(mean) == len(std) == in_channels:

@@ -129,14 +129,16 @@ def _stroke(rng: np.random.Generator, size: tuple[int, int]) -> Grey:
     inside = (row >= 0) & (row < size[0]) & (column >= 0) & (column < size[1])
     canvas = np.zeros(size)
     canvas[row[inside], column[inside]] = 1
-    return ndimage.gaussian_filter(canvas, 0.6).clip(0, 0.5) * 2
+    line: Grey = ndimage.gaussian_filter(canvas, 0.6).clip(0, 0.5) * 2
+    return line
 
 
 def _draw(scene: Grey, coverage: Grey, rng: np.random.Generator, sign: int) -> Grey:
     """Lays ink over the scene, lighter (sign 1) or darker (sign -1) than what lies there on average."""
     under = (scene * coverage).sum() / max(coverage.sum(), 1e-6)
     ink = under + sign * rng.uniform(0.25, 0.5)
-    return (scene * (1 - coverage) + ink * coverage).clip(0, 1)
+    drawn: Grey = (scene * (1 - coverage) + ink * coverage).clip(0, 1)
+    return drawn
 
 
 def _free_place(rng: np.random.Generator, mask: Pixels, ink: NDArray[np.bool_]) -> tuple[slice, slice] | None:

@@ -67,8 +67,8 @@ class Folder:
         folder = self.root / pattern.format(split=split)
         if not folder.is_dir():
             raise FileNotFoundError(
-                f"data.root={self.root} has no folder '{folder.relative_to(self.root)}' (looked in {folder.absolute()}). "
-                f"{_hint(self.root, pattern, split)}"
+                f"data.root={self.root} has no folder '{folder.relative_to(self.root)}' (looked in {folder.absolute()})"
+                f". {_hint(self.root, pattern, split)}"
             )
         found: dict[str, Path] = {}
         for file in sorted(folder.iterdir()):
@@ -113,7 +113,9 @@ def _open(path: Path) -> Image.Image:
         image = Image.open(path, formats=_FORMATS)
         image.load()
     except (UnidentifiedImageError, OSError) as error:
-        raise ValueError(f"{path}: cannot be read ({error}). Copy the file again or remove it with its partner") from None
+        raise ValueError(
+            f"{path}: cannot be read ({error}). Copy the file again or remove it with its partner"
+        ) from None
     if image.mode.startswith(("I", "F")):
         raise ValueError(f"{path}: {image.mode} has more than 8 bits a channel; convert it to 8 bits first")
     return image

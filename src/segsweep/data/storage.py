@@ -79,11 +79,14 @@ class Split:
 
     def native_mask(self, position: int) -> Pixels:
         """The mask of one image at its own size (h, w)."""
+        mask: Pixels
         if self.native is None:
-            return self.masks[position]
+            mask = self.masks[position]
+            return mask
         sizes = self.shapes.prod(axis=1)
         start = int(sizes[:position].sum())
-        return self.native[start : start + int(sizes[position])].reshape(self.shapes[position])
+        mask = self.native[start : start + int(sizes[position])].reshape(self.shapes[position])
+        return mask
 
 
 @dataclass(frozen=True)
@@ -172,9 +175,13 @@ def _decode(source: Source, split: str, spec: DataSpec, position: int) -> tuple[
     image, own = source.read(split, position)
     name = source.items()[split][position].name
     if image.shape[:2] != own.shape:
-        raise ValueError(f"{split}/{name}: the image is {image.shape[:2]} pixels and its mask {own.shape}; they must agree")
+        raise ValueError(
+            f"{split}/{name}: the image is {image.shape[:2]} pixels and its mask {own.shape}; they must agree"
+        )
     found, counts = np.unique(own, return_counts=True)
-    wrong = [(int(v), int(n)) for v, n in zip(found, counts, strict=True) if v >= spec.num_classes and v != spec.ignore_index]
+    wrong = [
+        (int(v), int(n)) for v, n in zip(found, counts, strict=True) if v >= spec.num_classes and v != spec.ignore_index
+    ]
     if wrong:
         listed = ", ".join(f"{value} ({pixels} px)" for value, pixels in wrong[:5])
         raise ValueError(
@@ -184,7 +191,9 @@ def _decode(source: Source, split: str, spec: DataSpec, position: int) -> tuple[
     if own.shape == spec.size:
         return image, own, own
     size = (spec.size[1], spec.size[0])
-    resized = Image.fromarray(image.squeeze(-1) if image.shape[2] == 1 else image).resize(size, Image.Resampling.BILINEAR)
+    resized = Image.fromarray(image.squeeze(-1) if image.shape[2] == 1 else image).resize(
+        size, Image.Resampling.BILINEAR
+    )
     mask = Image.fromarray(own).resize(size, Image.Resampling.NEAREST)
     return np.asarray(resized).reshape(*spec.size, -1), np.asarray(mask), own
 

@@ -1,5 +1,7 @@
 """A convolutional autoencoder with a second decoder for the mask.
 
+How the data flows:
+
     image -> conv encoder -> bottleneck -+-> image decoder -> reconstruction
                                          +-> mask decoder  -> logits
 """

@@ -1,5 +1,7 @@
 """The classic convolutional network with fully connected layers, asked for a mask instead of a label.
 
+How the data flows:
+
     image -> [conv, ReLU, pool] x L -> flatten -> FC -> ReLU -> FC -> K x h x w grid -> upsample -> logits
 """
 
@@ -67,7 +69,7 @@ class DenseCNN(nn.Module):
         if (height, width) != self.size:
             raise ValueError(
                 f"dense_cnn was built for {self.size[0]}x{self.size[1]} images and got {height}x{width}: its fully "
-                f"connected layers fix the size. Set data.crop=null and data.size=[{height},{width}], or choose a fully "
-                f"convolutional model such as model=unet"
+                f"connected layers fix the size. Set data.crop=null and data.size=[{height},{width}], or choose a "
+                f"fully convolutional model such as model=unet"
             )
         return SegmenterOutput(resize_to(self.dense(self.features(image)), image))

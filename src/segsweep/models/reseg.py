@@ -1,8 +1,11 @@
 """ReSeg: convolutional features swept by recurrent networks along rows, then along columns.
 
+How the data flows:
+
     image -> conv encoder (stride 4) -> [rows <-> , columns <->] x 2 -> 2x transposed convolutions -> 1x1 -> logits
 """
 
+from collections.abc import Callable
 from itertools import pairwise
 from typing import Annotated, Literal
 
@@ -13,7 +16,7 @@ from segsweep.models.blocks import ConvEncoder, resize_to
 from segsweep.types import SegmenterOutput
 
 Cell = Literal["elman", "gru", "lstm"]
-_CELLS: dict[str, type[nn.RNNBase]] = {"elman": nn.RNN, "gru": nn.GRU, "lstm": nn.LSTM}
+_CELLS: dict[str, Callable[..., nn.RNNBase]] = {"elman": nn.RNN, "gru": nn.GRU, "lstm": nn.LSTM}
 
 
 class ReNetLayer(nn.Module):
@@ -46,8 +49,8 @@ class ReNetLayer(nn.Module):
     @staticmethod
     def _sweep(rnn: nn.RNNBase, x_NLTD: Tensor) -> Tensor:
         num, lines = x_NLTD.shape[:2]
-        out, _ = rnn(x_NLTD.flatten(0, 1))  # (N * L, T, 2 * hidden)
-        return out.unflatten(0, (num, lines))
+        out: Tensor = rnn(x_NLTD.flatten(0, 1))[0]  # (N * L, T, 2 * hidden)
+        return out.view(num, lines, *out.shape[1:])
 
 
 class ReSeg(nn.Module):

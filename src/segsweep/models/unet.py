@@ -1,5 +1,7 @@
 """U-Net, the convolutional encoder-decoder with skip connections.
 
+How the data flows:
+
     image -> level 0 ------------------------> up 0 -> 1x1 -> logits
                level 1 ------------> up 1 ---^
                  level 2 -> up 2 --^

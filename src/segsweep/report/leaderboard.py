@@ -63,7 +63,7 @@ def _common_folder(folders: Sequence[Path]) -> Path:
 
 
 def _rows(comparison: Comparison) -> list[tuple[str, ...]]:
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for rank, row in enumerate(comparison.configurations, start=1):
         score = row.average(RANK_BY)
         parameters, minutes = row.average("parameters"), row.average("wall_s")
@@ -105,7 +105,8 @@ def _title(comparison: Comparison) -> str:
     labelled = data["labelled_fraction"]
     some = "" if labelled == 1 else f", {labelled:.0%} labelled"
     name = next(row.runs[0]["choices"].get("data", "data") for row in comparison.configurations)
-    return f"{name}: {sizes} images of {data['size'][0]}x{data['size'][1]} pixels, {len(data['class_names'])} classes{some}"
+    height, width = data["size"]
+    return f"{name}: {sizes} images of {height}x{width} pixels, {len(data['class_names'])} classes{some}"
 
 
 def _notes(comparison: Comparison) -> str:
@@ -186,7 +187,9 @@ def _json(comparisons: list[Comparison]) -> str:
             }
             for rank, row in enumerate(comparison.configurations, start=1)
         ]
-        result.append({"data": comparison.data, "floors": comparison.floors, "ranked_by": RANK_BY, "configurations": rows})
+        result.append(
+            {"data": comparison.data, "floors": comparison.floors, "ranked_by": RANK_BY, "configurations": rows}
+        )
     return json.dumps(result, indent=1) + "\n"
 
 

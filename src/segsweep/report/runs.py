@@ -73,7 +73,9 @@ def find_records(folders: Iterable[Path]) -> list[Record]:
     records: dict[Path, Record] = {}
     for folder in folders:
         if not folder.is_dir():
-            raise FileNotFoundError(f"{folder} is not a folder. Give run or sweep folders, e.g. outputs/sweeps/families")
+            raise FileNotFoundError(
+                f"{folder} is not a folder. Give run or sweep folders, e.g. outputs/sweeps/families"
+            )
         found = sorted(folder.rglob("record.json"))
         if not found:
             raise FileNotFoundError(f"{folder} holds no run (no record.json in or below it)")
