@@ -12,7 +12,7 @@ from typing import Any, get_type_hints
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from segsweep.config import CONF_DIR, FACTS, TOP_LEVEL, arguments, make, make_partial, settle
+from segsweep.config import CONF_DIR, FACTS, TOP_LEVEL, arguments, make, make_partial, settle, settle_trainer
 from segsweep.hints import did_you_mean
 
 # Arguments that ``config.build`` passes itself.
@@ -75,17 +75,14 @@ def _leaves(node: Any, path: str) -> Iterator[tuple[str, Any]]:
 def _without_missing(cfg: DictConfig) -> dict[str, Any]:
     """The groups that resolve, settled."""
     plain: dict[str, Any] = {}
-    for group in TOP_LEVEL:
+    for key in TOP_LEVEL:
         try:
-            value = cfg.get(group)
-            plain[group] = (
-                OmegaConf.to_container(value, resolve=True, throw_on_missing=True)
-                if OmegaConf.is_config(value)
-                else value
-            )
+            value = cfg.get(key)
+            is_group = OmegaConf.is_config(value)
+            plain[key] = OmegaConf.to_container(value, resolve=True, throw_on_missing=True) if is_group else value
         except OmegaConfBaseException:
             continue
-    return plain
+    return {key: settle_trainer(node) if key == "trainer" else node for key, node in plain.items()}
 
 
 def _check_values(plain: dict[str, Any], choices: Choices) -> list[str]:

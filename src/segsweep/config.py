@@ -51,15 +51,20 @@ def settle(cfg: DictConfig) -> dict[str, Any]:
 
     ``trainer.accelerator`` and ``trainer.precision`` follow from this machine's capability flags.
     """
+    plain: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)  # type: ignore[assignment]
+    return {**plain, "trainer": settle_trainer(plain["trainer"])}
+
+
+def settle_trainer(node: dict[str, Any]) -> dict[str, Any]:
+    """The trainer's node with the accelerator and precision that ``auto`` stands for here."""
     from segsweep import hardware
 
-    plain: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)  # type: ignore[assignment]
-    trainer = plain["trainer"]
-    if trainer["accelerator"] == "auto":
-        trainer["accelerator"] = hardware.pick_accelerator()
-    if trainer["precision"] == "auto":
-        trainer["precision"] = hardware.pick_precision(trainer["accelerator"])
-    return plain
+    accelerator, precision = node.get("accelerator"), node.get("precision")
+    if accelerator == "auto":
+        accelerator = hardware.pick_accelerator()
+    if precision == "auto":
+        precision = hardware.pick_precision(accelerator)
+    return {**node, "accelerator": accelerator, "precision": precision}
 
 
 def fingerprint(plain: dict[str, Any], with_seed: bool = True) -> str:

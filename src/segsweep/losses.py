@@ -78,9 +78,8 @@ class BCE(nn.Module):
 
     def forward(self, output: SegmenterOutput, batch: Batch) -> Tensor:
         """Scalar, 0 or more."""
-        truth, valid = _one_hot(batch.mask, output.logits.shape[1], self.ignore_index)
-        value = F.binary_cross_entropy_with_logits(output.logits.float(), truth, reduction="none")
-        return _mean_over(value, valid)
+        logits, truth, valid = _pixelwise(output.logits, batch.mask, self.ignore_index)
+        return _mean_over(F.binary_cross_entropy_with_logits(logits, truth, reduction="none"), valid)
 
 
 class Dice(nn.Module):
@@ -107,12 +106,13 @@ class Dice(nn.Module):
 
     def forward(self, output: SegmenterOutput, batch: Batch) -> Tensor:
         """Scalar in 0..1."""
-        truth, valid = _one_hot(batch.mask, output.logits.shape[1], self.ignore_index)
-        probability = output.logits.float().softmax(dim=1) * valid
+        logits, truth, valid = _pixelwise(output.logits, batch.mask, self.ignore_index)
+        probability = logits.softmax(dim=1) * valid
         over_pixels = (0, 2, 3)
         overlap_K = (probability * truth).sum(over_pixels)
-        sizes_K = probability.square().sum(over_pixels) + truth.sum(over_pixels)  # q is 0 or 1: q^2 = q
-        present_K = truth.sum(over_pixels) > 0
+        truth_K = truth.sum(over_pixels)
+        sizes_K = probability.square().sum(over_pixels) + truth_K  # q is 0 or 1: q^2 = q
+        present_K = truth_K > 0
         loss_K = 1 - 2 * overlap_K / sizes_K.clamp(min=1e-6)
         return (loss_K * present_K).sum() / present_K.sum().clamp(min=1)
 
@@ -132,8 +132,8 @@ class ProbabilityError(nn.Module):
 
     def forward(self, output: SegmenterOutput, batch: Batch) -> Tensor:
         """Scalar in 0..1."""
-        truth, valid = _one_hot(batch.mask, output.logits.shape[1], self.ignore_index)
-        error = output.logits.float().softmax(dim=1) - truth
+        logits, truth, valid = _pixelwise(output.logits, batch.mask, self.ignore_index)
+        error = logits.softmax(dim=1) - truth
         return _mean_over(error.square() if self.kind == "mse" else error.abs(), valid)
 
 
@@ -171,12 +171,16 @@ class Reconstruction(nn.Module):
         return F.binary_cross_entropy_with_logits(reconstruction, intensity)
 
 
-def _one_hot(mask_NHW: Tensor, num_classes: int, ignore_index: int) -> tuple[Tensor, Tensor]:
-    """Returns the truth (N, K, H, W) float32, all 0 where ignored, and the valid pixels (N, 1, H, W) bool."""
-    valid = mask_NHW != ignore_index
-    classes = torch.arange(num_classes, device=mask_NHW.device).view(1, -1, 1, 1)
-    truth = (mask_NHW[:, None] == classes) & valid[:, None]  # also right where ignore_index is a class number
-    return truth.float(), valid[:, None]
+def _pixelwise(logits_NKHW: Tensor, mask_NHW: Tensor, ignore_index: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Puts logits and truth into one memory layout: with channels_last logits the terms take three times as long.
+
+    Returns:
+        logits (N, K, H, W) float32, truth (N, K, H, W) float32 one-hot and all 0 where ignored, valid (N, 1, H, W) bool.
+    """
+    valid = (mask_NHW != ignore_index)[:, None]
+    classes = torch.arange(logits_NKHW.shape[1], device=mask_NHW.device).view(1, -1, 1, 1)
+    truth = (mask_NHW[:, None] == classes) & valid  # also right where ignore_index is the number of a class
+    return logits_NKHW.float().contiguous(), truth.float(), valid
 
 
 def _mean_over(value_NKHW: Tensor, valid_N1HW: Tensor) -> Tensor:

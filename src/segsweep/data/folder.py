@@ -110,8 +110,8 @@ def _group_of(stem: str, pattern: re.Pattern[str] | None) -> str:
 
 def _open(path: Path) -> Image.Image:
     try:
-        image = Image.open(path, formats=_FORMATS)
-        image.load()
+        with Image.open(path, formats=_FORMATS) as image:
+            image.load()
     except (UnidentifiedImageError, OSError) as error:
         raise ValueError(
             f"{path}: cannot be read ({error}). Copy the file again or remove it with its partner"

@@ -69,7 +69,7 @@ class ReSeg(nn.Module):
 
     Reference:
         Visin et al. 2016, ReSeg, arXiv:1511.07053. Differs: a small encoder trained from scratch instead of a frozen
-        VGG16 up to conv3_3; 2x transposed convolutions follow the encoder's widths.
+        VGG16 up to conv3_3; 2x transposed convolutions follow the encoder's widths, with batch normalisation.
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class ReSeg(nn.Module):
         self.sweeps = nn.Sequential(*(ReNetLayer(i, hidden_size, cell) for i, _ in pairwise(features)))
         ups: list[nn.Module] = []
         for i, o in pairwise((2 * hidden_size, *reversed(widths[1:]))):
-            ups += [nn.ConvTranspose2d(i, o, 2, stride=2), nn.ReLU(inplace=True)]
+            ups += [nn.ConvTranspose2d(i, o, 2, stride=2, bias=False), nn.BatchNorm2d(o), nn.ReLU(inplace=True)]
         self.ups = nn.Sequential(*ups)
         self.head = nn.Conv2d(widths[1] if len(widths) > 1 else 2 * hidden_size, num_classes, 1)
 

@@ -11,7 +11,7 @@ How the data flows:
 import torch
 from torch import Tensor, nn
 
-from segsweep.models.blocks import ConvEncoder, conv_block, resize_to
+from segsweep.models.blocks import ConvEncoder, conv_block, repeat_to
 from segsweep.types import SegmenterOutput
 
 
@@ -30,7 +30,7 @@ class UNet(nn.Module):
         ValueError: fewer than two levels.
 
     Reference:
-        Ronneberger et al. 2015, arXiv:1505.04597. Differs: padded convolutions with batch normalisation, bilinear
+        Ronneberger et al. 2015, arXiv:1505.04597. Differs: padded convolutions with batch normalisation, nearest
         upsampling instead of transposed convolution, and a quarter of the width.
     """
 
@@ -48,5 +48,5 @@ class UNet(nn.Module):
         """Segments a batch of images."""
         *skips, x = self.encoder(image)
         for up, skip in zip(self.ups, reversed(skips), strict=True):
-            x = up(torch.cat([resize_to(x, skip), skip], dim=1))
+            x = up(torch.cat([repeat_to(x, skip), skip], dim=1))
         return SegmenterOutput(self.head(x))

@@ -1,0 +1,67 @@
+"""Shared fixtures: a private data cache, and configs composed as the command line would compose them."""
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig
+
+from segsweep.config import CONF_DIR
+
+# A scene or two of everything: what is under test is the plumbing, not the accuracy.
+TINY = [
+    "data.source.num_train=12",
+    "data.source.num_val=4",
+    "data.source.num_test=5",
+    "data.batch_size=4",
+    "trainer=cpu",
+    "trainer.precision=32-true",
+    "trainer.max_epochs=2",
+    "trainer.enable_progress_bar=false",
+]
+
+
+# Keys that data=folder needs for the ``image_tree`` below.
+FOLDER = ["data=folder", "data.num_classes=3", "data.class_names=[a,b,c]", *TINY[3:]]
+
+
+def options(group: str) -> list[str]:
+    """Names of the YAML files of a config group: a new option is tested unasked."""
+    return sorted(file.stem for file in (CONF_DIR / group).glob("*.yaml"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _private_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    os.environ["SEGSWEEP_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(scope="session")
+def composer() -> Iterator[Callable[..., DictConfig]]:
+    """``composer("model=unet", ...)`` -> the composed config, with Hydra's node if ``hydra=True``."""
+    with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+        yield lambda *overrides, hydra=False: compose("train", list(overrides), return_hydra_config=hydra)
+
+
+@pytest.fixture
+def image_tree(tmp_path: Path) -> Path:
+    """A small dataset in the layout of data=folder: 3 classes, two sizes of images, 255 ignored."""
+    import numpy as np
+    from PIL import Image
+
+    rng = np.random.default_rng(0)
+    root = tmp_path / "my data"  # a space: it has to work
+    for split, num in (("train", 5), ("val", 3), ("test", 3)):
+        for kind in ("images", "masks"):
+            (root / kind / split).mkdir(parents=True)
+        for i in range(num):
+            height, width = (20, 30) if i % 2 else (24, 32)
+            mask = rng.integers(0, 3, (height // 2, width // 2)).repeat(2, 0).repeat(2, 1).astype(np.uint8)
+            image = np.stack([mask * 100, 255 - mask * 100, mask * 50], axis=2)
+            image = (image + rng.integers(0, 5, image.shape)).clip(0, 255).astype(np.uint8)
+            mask[0, :3] = 255
+            name = f"{split}/seq{i % 2}_{i:03d}.png"
+            Image.fromarray(image).save(root / "images" / name)
+            Image.fromarray(mask).save(root / "masks" / name)
+    return root

@@ -1,0 +1,92 @@
+"""Imports only go down, and light modules stay light."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import segsweep
+
+ROOT = Path(segsweep.__file__).parent
+FILES = sorted(ROOT.rglob("*.py"))
+
+# A module may import from lower floors and from its own package, nothing else of ours.
+FLOORS = {
+    "types": 0, "rng": 0, "regime": 0, "files": 0, "hints": 0,
+    "models": 1, "losses": 1, "metrics": 1, "augment": 1, "schedulers": 1, "hardware": 1, "cost": 1, "pictures": 1,
+    "data": 2,
+    "task": 3, "callbacks": 3, "checkpoints": 3, "floors": 3,
+    "run": 4, "config": 4,
+    "check": 5,
+    "command": 6, "report": 6,
+    "train": 7,
+}  # fmt: skip
+HEAVY = {"torch", "pytorch_lightning", "torchmetrics", "numpy", "scipy", "sklearn", "pydantic"}
+
+
+def name_of(file: Path) -> str:
+    return file.relative_to(ROOT).parts[0].removesuffix(".py")
+
+
+def imports(file: Path, inside_functions: bool = True) -> set[str]:
+    tree = ast.parse(file.read_text())
+    nodes = list(ast.walk(tree) if inside_functions else tree.body)
+    found = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    for node in nodes:
+        if isinstance(node, ast.ImportFrom) and node.module:
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(ROOT)))
+def test_imports_only_go_down(file):
+    own = name_of(file)
+    if own == "__init__":
+        return
+    for imported in imports(file):
+        parts = imported.split(".")
+        if parts[0] != "segsweep":
+            continue
+        other = parts[1]
+        assert other == own or FLOORS[other] < FLOORS[own], f"{own} imports {other}"
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(ROOT)))
+def test_hydra_stays_at_the_top(file):
+    uses = {name.split(".")[0] for name in imports(file)} & {"hydra", "omegaconf"}
+    assert not uses or name_of(file) in ("config", "check", "command", "train")
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(ROOT)))
+def test_models_and_losses_need_torch_alone(file):
+    if name_of(file) in ("models", "losses"):
+        third = {name.split(".")[0] for name in imports(file)} - set(sys.stdlib_module_names) - {"segsweep"}
+        assert third <= {"torch", "annotated_types"}
+
+
+LIGHT = ["run", "files", "hints", "report.runs", "report.leaderboard", "config", "command", "train"]
+
+
+@pytest.mark.parametrize("module", LIGHT)
+def test_light_modules_import_nothing_heavy(module):
+    script = f"import sys, segsweep.{module}; print(*(set({sorted(HEAVY)}) & sys.modules.keys()))"
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60)
+    assert result.stdout.split() == []
+
+
+def test_run_is_standard_library_only():
+    third = {name.split(".")[0] for name in imports(ROOT / "run.py")} - set(sys.stdlib_module_names)
+    assert third == {"segsweep"}
+
+
+def test_nobody_asserts_on_user_input():
+    for file in FILES:
+        assert not any(isinstance(node, ast.Assert) for node in ast.walk(ast.parse(file.read_text()))), file
+
+
+def test_only_config_instantiates():
+    for file in FILES:
+        if any(name.endswith("utils.instantiate") for name in imports(file)):
+            assert file.name == "config.py"

@@ -1,0 +1,137 @@
+"""What the command line answers: quickly, and with every mistake in one line that says how to fix it."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from segsweep import command
+from segsweep.check import mistakes
+
+
+def value_mistakes(composer, *overrides):
+    cfg = composer(*overrides, hydra=True)
+    return mistakes(command._job_config(cfg), cfg.hydra.runtime.choices)
+
+
+def run(*arguments, cwd=None, module="segsweep.train"):
+    environment = {**os.environ, "HYDRA_FULL_ERROR": "0"}
+    command_line = [sys.executable, "-W", "ignore", "-m", module, *arguments]
+    return subprocess.run(command_line, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300)
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["--cfg", "job"], ["--info", "defaults"], ["model=reseg", "--cfg", "job", "--resolve"]]
+)
+def test_questions_are_answered_without_torch(arguments, tmp_path):
+    script = f"import sys; sys.argv = ['segsweep', *{arguments}]\nfrom segsweep.train import main\n"
+    script += "try: main()\nfinally: print('torch' in sys.modules, 'numpy' in sys.modules, file=sys.stderr)"
+    result = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert result.returncode == 0, result.stderr
+    assert result.stderr.split()[-2:] == ["False", "False"]
+    assert "unet" in result.stdout or "ReSeg" in result.stdout
+    assert list(tmp_path.iterdir()) == []  # a question leaves nothing behind
+
+
+def test_help_has_an_example_and_the_choices():
+    text = run("--help").stdout
+    assert "segsweep -m model=unet,reseg,conv_autoencoder" in text
+    assert "conv_autoencoder, dense_cnn, reseg, unet" in text
+
+
+def test_completion_knows_options():
+    environment = {**os.environ, "COMP_LINE": "segsweep model=", "COMP_POINT": "15"}
+    executable = Path(sys.executable).parent / "segsweep"
+    result = subprocess.run(
+        [executable, "-sc", "query=bash"], env=environment, capture_output=True, text=True, timeout=60
+    )
+    assert {"model=unet", "model=reseg"} <= set(result.stdout.split())
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        (["optimizer.lr=abc"], ["optimizer.lr='abc'", "valid number", "default is 0.01, in conf/optimizer/adamw.yaml"]),
+        (["optimizer.lr=-1"], ["optimizer.lr=-1", "Invalid learning rate", "default is 0.01"]),
+        (["trainer.max_epochs=1.5"], ["trainer.max_epochs=1.5", "valid integer", "default is 8"]),
+        (["trainer.precision=fp8"], ["trainer.precision='fp8'"]),
+        (["+trianer.max_epochs=3"], ["trianer: unknown key", "Did you mean 'trainer'?"]),
+        (["+optimizer.momentun=0.9"], ["optimizer.momentun: unknown key"]),
+        (["+trainer.max_epoch=3"], ["trainer.max_epoch: unknown key", "Did you mean 'max_epochs'?"]),
+        (["+model.depth=3"], ["model.depth: unknown key"]),
+        (["model.widths=[8,x]"], ["model.widths=[8, 'x']", "valid integer"]),
+        (["data=camvid"], ["data.root is not set", "data.root=/data/camvid"]),
+        (["data=camvid", "data.root=/nowhere"], ["data.root=/nowhere is not a folder"]),
+        (["data.batch_size=0"], ["data.batch_size=0", "greater than 0", "default is 16"]),
+        (["data.labelled_fraction=2"], ["data.labelled_fraction=2", "less than or equal to 1"]),
+        (["augment.zoom=0.5"], ["augment.zoom=0.5", "greater than or equal to 1"]),
+        (["model=reseg", "model.cell=gro"], ["model.cell='gro'", "'elman', 'gru' or 'lstm'"]),
+        (
+            ["model._target_=segsweep.models.unet.Unet"],
+            ["model._target_='segsweep.models.unet.Unet' cannot be imported"],
+        ),
+        (["monitor=val/mIoU"], ["monitor='val/mIoU' is not logged", "Did you mean 'val/miou'?"]),
+        (["seed=-1"], ["seed=-1"]),
+        (["name=a/b"], ["name='a/b' does not name a folder"]),
+        (["regime.stages.0.share=0.5"], ["add up to 0.5"]),
+        (["loss.weights.dice=x"], ["loss.weights={", "valid number"]),
+        (["scheduler=poly", "scheduler.power=0"], ["scheduler.power=0", "greater than 0", "default is 0.9"]),
+    ],
+)
+def test_wrong_values_are_named_with_the_fix(composer, overrides, expected):
+    lines = value_mistakes(composer, *overrides)
+    assert len(lines) == 1, lines
+    for part in expected:
+        assert part in lines[0]
+
+
+def test_a_correct_config_has_no_mistakes(composer):
+    assert value_mistakes(composer) == []
+    assert value_mistakes(composer, "model=reseg", "model.cell=lstm", "optimizer=sgd", "scheduler=plateau") == []
+
+
+def test_missing_values_do_not_hide_other_mistakes(composer):
+    lines = value_mistakes(composer, "data=camvid", "optimizer.lr=-1", "model=reseg", "model.cell=x")
+    assert [line.split(" ")[0].split("=")[0] for line in lines] == ["data.root", "model.cell", "optimizer.lr"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["model=unett"], ["model=unett: there is no such option", "Did you mean 'unet'?"]),
+        (["modle=unet"], ["modle: unknown key", "Did you mean 'model'?"]),
+        (["trainer.max_epoch=3"], ["trainer.max_epoch: unknown key", "Did you mean 'trainer.max_epochs'?"]),
+        (["trainr.max_epochs=3"], ["trainr.max_epochs: unknown key", "Did you mean 'trainer'?"]),
+        (["model=[", "seed=1"], ["model=[: no override"]),
+        (["-m", "model=unet,unett"], ["model=unett: there is no such option"]),
+        (["experiment=familys"], ["experiment=familys: there is no such option", "Did you mean 'families'?"]),
+    ],
+)
+def test_what_hydra_refuses_is_explained(arguments, expected):
+    lines = command._all_mistakes(arguments)
+    assert len(lines) == 1, lines
+    for part in expected:
+        assert part in lines[0]
+
+
+def test_all_mistakes_are_named_at_once():
+    lines = command._all_mistakes(["model=unett", "trainer.max_epoch=3", "optimizer.lr=abc", "seed=1"])
+    assert [line.split(":")[0] for line in lines] == ["model=unett", "trainer.max_epoch", "optimizer.lr='abc'"]
+
+
+def test_a_mistake_stops_the_command_before_it_leaves_a_trace(tmp_path):
+    result = run("optimizer.lr=abc", "+trianer.max_epochs=3", cwd=tmp_path)
+    assert result.returncode == 1
+    lines = result.stderr.splitlines()
+    assert len(lines) == 2
+    assert all(line.startswith("error: ") for line in lines)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_mistake_in_one_job_stops_a_sweep_before_the_first(tmp_path):
+    result = run("-m", "optimizer.lr=0.01,-1", "seed=0,1", cwd=tmp_path)
+    assert result.returncode == 1
+    assert result.stderr.count("optimizer.lr=-1") == 1  # once, not for every seed
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,295 @@
+"""Whole runs on a handful of images: folders, records, repeatability, continuing, failing."""
+
+import json
+import logging
+import math
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from segsweep import losses
+from segsweep.checkpoints import HashedCheckpointIO, newest_whole
+from segsweep.run import ConfigError, read_record
+from segsweep.task import NotFiniteError
+from segsweep.train import redact_overrides, train
+from tests.conftest import FOLDER, TINY, options
+
+ORIGIN = {"choices": {"model": "unet", "data": "digits"}, "overrides": [], "sweep": None}
+
+
+@pytest.fixture
+def start(composer, tmp_path):
+    """``start("folder", *overrides)`` trains there and returns the folder."""
+
+    def run(name, *overrides):
+        folder = tmp_path / name
+        folder.mkdir(exist_ok=True)
+        train(composer(*TINY, *overrides), folder, ORIGIN)
+        return folder
+
+    return run
+
+
+def history(folder: Path) -> list[dict]:
+    """The lines of metrics.jsonl."""
+    return [timeless(json.loads(line)) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def timeless(metrics: dict) -> dict:
+    """Metrics without the only one that is a matter of time."""
+    return {key: value for key, value in metrics.items() if key != "train/images_per_s"}
+
+
+@pytest.mark.parametrize("model", options("model"))
+def test_a_run_leaves_a_whole_folder(start, model):
+    folder = start("run", f"model={model}", "model.widths=[4,8]")
+    record = read_record(folder)
+    assert record["status"] == "completed"
+    for key in (
+        "fingerprint", "fingerprint_without_seed", "git", "versions", "device", "precision", "threads", "parameters",
+        "flops", "images_per_s", "peak_memory_mb", "wall_s", "best_epoch", "metric_version", "floors",
+    ):  # fmt: skip
+        assert key in record, key
+    assert record["steps"] == 6
+    assert record["images_seen"] == 24
+    assert record["epochs"] == 2
+    assert record["data"]["split_sizes"] == {"train": 12, "val": 4, "test": 5}
+    for stage in ("val", "test"):
+        assert 0 <= record["metrics"][f"{stage}/miou"] <= 1
+        assert f"{stage}/iou/background" in record["metrics"]
+    assert [line["epoch"] for line in history(folder)] == [0, 1]
+    assert yaml.safe_load((folder / "config.yaml").read_text())["model"]["num_classes"] == "${data.num_classes}"
+    with np.load(folder / "test_confusion.npz", allow_pickle=False) as stored:
+        assert stored["confusion"].shape == (5, 11, 11)
+        assert stored["confusion"].dtype == np.int32
+        assert stored["confusion"].sum(axis=(1, 2)).tolist() == [48 * 48] * 5
+        assert stored["names"].tolist() == [f"{i:05d}" for i in range(5)]
+    examples = sorted(path.name for path in (folder / "test_examples").iterdir())
+    assert len(examples) == 10  # five test images, each fixed and each among the worst
+    assert Image.open(folder / "test_examples" / examples[0]).size == (4 * 96, 96)
+    best = json.loads((folder / "checkpoints" / "best.json").read_text())
+    assert best["epoch"] == record["best_epoch"]
+    weights = load_file(folder / "checkpoints" / "best.safetensors")
+    assert sum(weight.numel() for weight in weights.values()) >= record["parameters"]
+    assert len(list((folder / "checkpoints").glob("last-*.ckpt"))) == 2
+
+
+def test_nothing_in_a_run_folder_names_a_place(start, tmp_path):
+    folder = start("run")
+    for file in folder.rglob("*"):
+        if file.is_file() and file.suffix != ".ckpt":
+            assert str(tmp_path).encode() not in file.read_bytes(), file
+
+
+def test_tensorboard_holds_curves_pictures_config_and_one_final_row(start):
+    folder = start("run")
+    assert len(list(folder.glob("events.out.*"))) == 1
+    events = EventAccumulator(str(folder)).Reload()
+    scalars = events.Tags()["scalars"]
+    assert {"train/loss", "val/miou", "val/iou/background", "test/miou", "lr", "train/images_per_s"} <= set(scalars)
+    assert len(events.Scalars("val/miou")) == 2
+    assert len(events.Images("val/image_truth_prediction_error")) == 2
+    assert "config/text_summary" in events.Tags()["tensors"]
+    assert not any(name == "hp_metric" for name in scalars)
+    final = events.Scalars("hparams/test_miou")
+    assert [point.value for point in final] == pytest.approx([read_record(folder)["metrics"]["test/miou"]], abs=1e-6)
+
+
+def test_the_hparams_row_has_the_same_keys_in_every_run(start):
+    keys = []
+    for model in ("unet", "conv_autoencoder"):
+        events = EventAccumulator(str(start(model, f"model={model}", "model.widths=[4,8]"))).Reload()
+        from tensorboard.plugins.hparams import metadata, plugin_data_pb2
+
+        content = events.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
+        info = metadata.parse_session_start_info_plugin_data(content)
+        assert isinstance(info, plugin_data_pb2.SessionStartInfo)
+        keys.append(sorted(info.hparams))
+    assert keys[0] == keys[1]
+
+
+def test_the_same_run_twice_is_equal_to_the_last_digit(start):
+    first, second = start("a"), start("b")
+    assert history(first) == history(second)
+    assert timeless(read_record(first)["metrics"]) == timeless(read_record(second)["metrics"])
+    weights = [load_file(folder / "checkpoints" / "best.safetensors") for folder in (first, second)]
+    assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
+
+
+def test_another_seed_is_another_run(start):
+    assert history(start("a")) != history(start("b", "seed=1"))
+
+
+def test_a_named_run_continues_to_the_same_end(start, monkeypatch):
+    straight = start("straight", "trainer.max_epochs=3")
+    from segsweep.task import Task
+
+    original = Task.on_train_epoch_start
+
+    def interrupted(self):
+        if self.current_epoch == 2:
+            raise KeyboardInterrupt
+        original(self)
+
+    monkeypatch.setattr(Task, "on_train_epoch_start", interrupted)
+    with pytest.raises(SystemExit):
+        start("stopped", "trainer.max_epochs=3")
+    folder = straight.parent / "stopped"
+    assert read_record(folder)["status"] == "interrupted"
+    monkeypatch.undo()
+    with (folder / "metrics.jsonl").open("a") as file:
+        file.write('{"epoch": 2, "torn')  # what a kill in the middle of a line leaves
+    start("stopped", "trainer.max_epochs=3")
+    assert read_record(folder)["status"] == "completed"
+    assert history(folder) == history(straight)
+    assert timeless(read_record(folder)["metrics"]) == timeless(read_record(straight)["metrics"])
+
+
+def test_a_completed_run_is_not_trained_again(start):
+    folder = start("run")
+    before = {file: file.stat().st_mtime_ns for file in folder.rglob("*") if file.name != ".lock"}
+    start("run")
+    assert {file: file.stat().st_mtime_ns for file in folder.rglob("*") if file.name != ".lock"} == before
+
+
+def test_another_config_does_not_continue_a_run(start):
+    start("run")
+    with pytest.raises(ConfigError, match=r"optimizer.lr: 0.01 -> 0.02"):
+        start("run", "optimizer.lr=0.02")
+
+
+def test_a_damaged_checkpoint_is_passed_over(start, caplog):
+    folder = start("run") / "checkpoints"
+    newest = newest_whole(folder)
+    assert newest.name == "last-1.ckpt"
+    data = bytearray(newest.read_bytes())
+    data[len(data) // 2] ^= 1
+    newest.write_bytes(data)
+    with pytest.raises(ValueError, match=r"last-1.ckpt: damaged"):
+        HashedCheckpointIO().load_checkpoint(newest)
+    with caplog.at_level(logging.WARNING):
+        assert newest_whole(folder).name == "last-0.ckpt"
+    assert "last-1.ckpt: damaged" in caplog.text
+
+
+def test_nan_stops_a_run_before_it_reaches_the_weights(start, monkeypatch):
+    steps = iter([1.0, 1.0, math.nan, 1.0])
+
+    class Poisoned(losses.WeightedSum):
+        def forward(self, output, batch):
+            terms = super().forward(output, batch)
+            return {**terms, "total": terms["total"] * next(steps)}
+
+    monkeypatch.setattr(losses, "WeightedSum", Poisoned)
+    with pytest.raises(NotFiniteError, match=r"at step 2, epoch 0, training images \[.*Lower optimizer.lr"):
+        start("run")
+
+
+def test_what_failed_is_recorded(start, monkeypatch, tmp_path):
+    monkeypatch.setattr(losses.Dice, "forward", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        start("run")
+    record = read_record(tmp_path / "run")
+    assert record["status"] == "failed"
+    assert record["error"] == {"class": "ZeroDivisionError", "message": "division by zero"}
+
+
+def test_a_model_that_cannot_take_the_size_stops_before_data_is_read(start, monkeypatch):
+    monkeypatch.setattr("segsweep.data.datamodule.open_store", None)
+    with pytest.raises(ValueError, match="dense_cnn was built for 48x48 images and got 32x32"):
+        start("run", "model=dense_cnn", "data.crop=[32,32]")
+
+
+def test_early_stopping_by_patience(start):
+    assert read_record(start("run", "trainer.max_epochs=20", "optimizer.lr=0", "trainer.early_stopping.patience=2"))[
+        "epochs"
+    ] == 3  # fmt: skip
+
+
+def test_early_stopping_by_threshold(start):
+    record = read_record(start("run", "trainer.max_epochs=20", "trainer.early_stopping.threshold=0.0"))
+    assert record["epochs"] == 1
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["optimizer=sgd", "scheduler=plateau"],
+        ["optimizer=rmsprop", "scheduler=step"],
+        ["optimizer=adam", "scheduler=one_cycle"],
+        ["scheduler=constant", "augment=standard"],
+    ],
+)
+def test_other_optimizers_and_schedules_train(start, overrides):
+    lines = history(start("run", "model.widths=[4,8]", *overrides))
+    assert all(math.isfinite(line["train/loss"]) for line in lines)
+
+
+@pytest.mark.parametrize("loss", options("loss"))
+def test_every_loss_trains_an_autoencoder(start, loss):
+    lines = history(start("run", "model=conv_autoencoder", "model.widths=[4,8]", f"loss={loss}"))
+    assert "val/loss/reconstruction" in lines[0]
+    assert lines[1]["train/loss"] < lines[0]["train/loss"]
+
+
+def test_the_best_epoch_is_the_best_by_the_monitored_metric(start):
+    folder = start("run", "monitor=val/loss", "trainer.max_epochs=3")
+    values = [line["val/loss"] for line in history(folder)]
+    assert read_record(folder)["best_epoch"] == int(np.argmin(values))
+
+
+def test_labelled_fraction_keeps_the_number_of_steps(start):
+    record = read_record(start("run", "data.labelled_fraction=0.25"))
+    assert record["steps"] == 6
+    assert record["data"]["labelled_fraction"] == 0.25
+
+
+def test_own_images_are_scored_at_their_own_size(composer, image_tree, tmp_path):
+    keys = [*FOLDER, f"data.root='{image_tree}'", "data.size=[16,16]"]
+    train(composer(*keys, "model.widths=[4,8]"), tmp_path, ORIGIN)
+    with np.load(tmp_path / "test_confusion.npz") as stored:
+        assert stored["confusion"].sum(axis=(1, 2)).tolist() == [24 * 32 - 3, 24 * 32 - 3, 20 * 30 - 3]
+        assert stored["groups"].tolist() == stored["names"].tolist()
+
+
+def test_secrets_typed_on_the_command_line_are_not_kept():
+    assert redact_overrides(["optimizer.lr=1", "+data.api_key=abc"]) == ["optimizer.lr=1", "+data.api_key=<redacted>"]
+
+
+def test_a_sweep_from_the_command_line(tmp_path):
+    """Readable folders, a ledger, a log for each job; the same command again skips what is complete."""
+    command = [sys.executable, "-m", "segsweep.train", "-m", *TINY, "model.widths=[4,8]", "seed=0,1", "name=two"]
+    for attempt in range(2):
+        result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+        assert result.returncode == 0, result.stderr
+        assert ("complete already" in result.stderr) == (attempt == 1)
+    sweep = tmp_path / "outputs" / "sweeps" / "two"
+    jobs = sorted(path.name for path in sweep.iterdir() if path.is_dir())
+    assert jobs == ["seed=0", "seed=1"]
+    records = [read_record(sweep / job) for job in jobs]
+    assert [record["sweep"] for record in records] == ["two", "two"]
+    assert records[0]["fingerprint_without_seed"] == records[1]["fingerprint_without_seed"]
+    ledger = [json.loads(line)["status"] for line in (sweep / "ledger.jsonl").read_text().splitlines()]
+    assert ledger == ["running", "completed"] * 2
+    assert "test: mIoU" in (sweep / "seed=0" / "log.txt").read_text()
+
+
+def test_sigterm_ends_a_run_as_interrupted(tmp_path):
+    command = [sys.executable, "-m", "segsweep.train", *TINY, "trainer.max_epochs=10000", "name=long"]
+    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    metrics = tmp_path / "outputs" / "runs" / "long" / "metrics.jsonl"
+    deadline = time.monotonic() + 120
+    while not (metrics.exists() and metrics.read_text()) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    process.terminate()
+    assert process.wait(60) == 143
+    assert read_record(metrics.parent)["status"] == "interrupted"
