@@ -67,7 +67,7 @@ def test_the_fingerprint_follows_the_resolved_config(settled):
     for change in ("optimizer.lr=0.02", "model.widths=[8,16]", "seed=1", "data.batch_size=8", "monitor=val/dice"):
         assert config.fingerprint(settled(change)) != config.fingerprint(settled()), change
     # The value counts, not how it was said.
-    assert config.fingerprint(settled("optimizer.lr=1e-2")) == config.fingerprint(settled("optimizer.lr=0.010"))
+    assert config.fingerprint(settled("optimizer.lr=1e-3")) == config.fingerprint(settled("optimizer.lr=0.0010"))
 
 
 @pytest.mark.parametrize("change", ["name=x", "data.root=/a", "trainer.enable_progress_bar=false"])

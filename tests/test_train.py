@@ -163,7 +163,7 @@ def test_a_completed_run_is_not_trained_again(start):
 
 def test_another_config_does_not_continue_a_run(start):
     start("run")
-    with pytest.raises(ConfigError, match=r"optimizer.lr: 0.01 -> 0.02"):
+    with pytest.raises(ConfigError, match=r"optimizer.lr: 0.005 -> 0.02"):
         start("run", "optimizer.lr=0.02")
 
 

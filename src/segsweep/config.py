@@ -63,7 +63,7 @@ def settle_trainer(node: dict[str, Any]) -> dict[str, Any]:
     if accelerator == "auto":
         accelerator = hardware.pick_accelerator()
     if precision == "auto":
-        precision = hardware.pick_precision(accelerator)
+        precision = hardware.pick_precision(str(accelerator))
     return {**node, "accelerator": accelerator, "precision": precision}
 
 
@@ -146,7 +146,7 @@ def build(plain: dict[str, Any], model: nn.Module, folder: Path, resume_step: in
     bar = callbacks.progress_bar() if plain["trainer"]["enable_progress_bar"] else []
     last = checkpoints.last_checkpoints(folder / "checkpoints")
     logger = callbacks.RunLogger(folder, resume_step)
-    trainer: pl.Trainer = make_partial(arguments(plain, "trainer"))(
+    trainer: pl.Trainer = make_partial({**arguments(plain, "trainer"), "enable_progress_bar": bool(bar)})(
         default_root_dir=folder,
         logger=logger,
         callbacks=[callbacks.ImagePanel(), *bar, *stopping, history, best, last],

@@ -175,7 +175,7 @@ def _pixelwise(logits_NKHW: Tensor, mask_NHW: Tensor, ignore_index: int) -> tupl
     """Puts logits and truth into one memory layout: with channels_last logits the terms take three times as long.
 
     Returns:
-        logits (N, K, H, W) float32, truth (N, K, H, W) float32 one-hot and all 0 where ignored, valid (N, 1, H, W) bool.
+        logits (N, K, H, W) float32, truth (N, K, H, W) float32 one-hot, all 0 where ignored, valid (N, 1, H, W) bool.
     """
     valid = (mask_NHW != ignore_index)[:, None]
     classes = torch.arange(logits_NKHW.shape[1], device=mask_NHW.device).view(1, -1, 1, 1)

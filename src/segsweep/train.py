@@ -2,6 +2,7 @@
 
 import logging
 import signal
+import warnings
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -19,6 +20,10 @@ if TYPE_CHECKING:
     from torch import nn
 
 log = logging.getLogger(__name__)
+
+# Nothing that a user could act on: Lightning 2.6 reads a torch class that is being renamed, and remarks that debug
+# runs are shorter than its logging interval.
+_LIGHTNING_NOISE = ".*isinstance\\(treespec, LeafSpec\\).*|.*smaller than the logging interval.*"
 
 
 def main() -> None:
@@ -57,6 +62,7 @@ def train(cfg: DictConfig, folder: Path, origin: dict[str, Any]) -> float | None
     """
     from segsweep import cost, hardware
 
+    warnings.filterwarnings("ignore", message=_LIGHTNING_NOISE)
     signal.signal(signal.SIGTERM, _terminate)
     hardware.keep_memory_between_steps()
     cost.reset_peak_memory()

@@ -52,5 +52,5 @@ def resize_to(x: Tensor, like: Tensor) -> Tensor:
 
 
 def repeat_to(x: Tensor, like: Tensor) -> Tensor:
-    """Nearest-neighbour resize of (N, D, h, w) to the height and width of ``like``: cheap, for a convolution to smooth."""
+    """Nearest-neighbour resize of (N, D, h, w) to the size of ``like``: cheap, for a convolution to smooth."""
     return F.interpolate(x, like.shape[-2:], mode="nearest")

@@ -137,7 +137,10 @@ def _reconstruction(comparison: Comparison) -> list[str]:
 def _screen_table(comparison: Comparison) -> Table:
     table = Table(title=escape(_title(comparison)), title_justify="left")
     for name in _HEADER:
-        table.add_column(name, justify="left" if name in ("configuration", "family", "state") else "right")
+        is_text = name in ("configuration", "family", "state")
+        # Headers break between words, names of configurations do not: they are what one looks for.
+        header = name.replace(" ", "\n", 1)
+        table.add_column(header, justify="left" if is_text else "right", no_wrap=name == "configuration")
     for row in _rows(comparison):
         table.add_row(*(escape(cell) for cell in row))  # [16,32] is a value, not markup
     return table
