@@ -53,7 +53,7 @@ def test_completion_knows_options():
 @pytest.mark.parametrize(
     ("overrides", "expected"),
     [
-        (["optimizer.lr=abc"], ["optimizer.lr='abc'", "valid number", "default is 0.005, in conf/optimizer/adamw.yaml"]),
+        (["optimizer.lr=abc"], ["optimizer.lr='abc'", "valid number", "0.005, in conf/optimizer/adamw.yaml"]),
         (["optimizer.lr=-1"], ["optimizer.lr=-1", "Invalid learning rate", "default is 0.005"]),
         (["trainer.max_epochs=1.5"], ["trainer.max_epochs=1.5", "valid integer", "default is 8"]),
         (["trainer.precision=fp8"], ["trainer.precision='fp8'"]),

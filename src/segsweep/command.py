@@ -18,6 +18,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, read_write
 from omegaconf.errors import OmegaConfBaseException
 
+from segsweep.allocator import keep_memory_between_steps
 from segsweep.config import CONF_DIR, TOP_LEVEL
 from segsweep.hints import did_you_mean
 from segsweep.run import ConfigError, new_folder
@@ -52,6 +53,7 @@ class Preflight(Callback):
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Checks the config; an unnamed run gets a folder that no other process has."""
+        keep_memory_between_steps()  # before torch starts threads
         _refuse(_job_config(config), config.hydra.runtime.choices)
         if config.name is None and not _is_typed(config, "hydra.run.dir"):
             choices = config.hydra.runtime.choices
@@ -61,6 +63,7 @@ class Preflight(Callback):
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Checks every job; names the sweep by its overrides, and its jobs by what differs between them."""
+        keep_memory_between_steps()
         overrides = config.hydra.overrides
         params = [f"{key}={value}" for key, value in (config.hydra.sweeper.get("params") or {}).items()]
         parsed = OverridesParser.create().parse_overrides([*params, *overrides.task])

@@ -1,12 +1,9 @@
 """What this machine can do: decided from capability flags, never by timing, so that a run's identity is stable."""
 
-import ctypes
 import platform
 from pathlib import Path
 
 import torch
-
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_MMAP_MAX = -1, -3, -4
 
 
 def pick_accelerator() -> str:
@@ -18,21 +15,6 @@ def pick_precision(accelerator: str) -> str:
     """Lightning's name of the fastest precision that the hardware has natively: bf16 autocast, else float32."""
     native = torch.cuda.is_bf16_supported(including_emulation=False) if accelerator == "gpu" else _cpu_has_bf16()
     return "bf16-mixed" if native else "32-true"
-
-
-def keep_memory_between_steps() -> bool:
-    """Tells glibc's allocator to keep freed blocks instead of giving them back to the system at every step.
-
-    A training step frees and allocates the same large blocks again and again; each return costs page faults.
-    Process-wide, effective for blocks allocated later. Returns whether the allocator took the settings; other C
-    libraries are left alone.
-    """
-    if platform.libc_ver()[0] != "glibc":
-        return False
-    mallopt = ctypes.CDLL(None).mallopt
-    # Some glibc builds cap the threshold; there, never using mmap at all has the same effect.
-    raised = mallopt(_M_MMAP_THRESHOLD, 1 << 30) or mallopt(_M_MMAP_MAX, 0)
-    return bool(raised and mallopt(_M_TRIM_THRESHOLD, -1))
 
 
 def describe(accelerator: str) -> dict[str, str | int]:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytorch_lightning as pl
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -149,10 +150,11 @@ class Task(pl.LightningModule):
         return self.eval_confusion.compute().cpu().numpy()
 
     def _score(self, batch: Batch) -> None:
+        """The loss at the size of the image, as in training; the metrics at the native size of the mask."""
         output: SegmenterOutput = self.model(batch.image)
-        logits = resize_to(output.logits.float(), batch.mask)
-        self._add(self.loss(output._replace(logits=logits), batch), batch)
-        self.eval_confusion.update(logits, batch.mask, batch.index)
+        mask = F.interpolate(batch.mask[:, None].float(), batch.image.shape[-2:], mode="nearest")[:, 0].long()
+        self._add(self.loss(output, batch._replace(mask=mask)), batch)
+        self.eval_confusion.update(resize_to(output.logits.float(), batch.mask), batch.mask, batch.index)
 
     def _refuse_nan(self, terms: dict[str, Tensor], batch: Batch) -> None:
         """Raises before a loss that is not finite reaches the weights.

@@ -13,6 +13,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from segsweep import command
+from segsweep.allocator import keep_memory_between_steps
 from segsweep.config import CONF_DIR, Parts, build, build_model, fingerprint, semantic_part, settle
 from segsweep.run import Run, git_state, open_run, redact, versions
 
@@ -60,11 +61,11 @@ def train(cfg: DictConfig, folder: Path, origin: dict[str, Any]) -> float | None
     Returns:
         ``monitor`` at the best epoch.
     """
-    from segsweep import cost, hardware
+    from segsweep import cost
 
     warnings.filterwarnings("ignore", message=_LIGHTNING_NOISE)
     signal.signal(signal.SIGTERM, _terminate)
-    hardware.keep_memory_between_steps()
+    keep_memory_between_steps()
     cost.reset_peak_memory()
     plain = settle(cfg)
     with open_run(folder, {**origin, **_identity(plain)}) as run:

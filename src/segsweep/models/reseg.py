@@ -2,7 +2,7 @@
 
 How the data flows:
 
-    image -> conv encoder (stride 4) -> [rows <-> , columns <->] x 2 -> 2x transposed convolutions -> 1x1 -> logits
+    image -> conv encoder -> [rows <-> , columns <->] x 2 -> 2x transposed convolutions -> 1x1 -> logits
 """
 
 from collections.abc import Callable
@@ -86,10 +86,10 @@ class ReSeg(nn.Module):
         features = (widths[-1], *[2 * hidden_size] * num_sweeps)
         self.sweeps = nn.Sequential(*(ReNetLayer(i, hidden_size, cell) for i, _ in pairwise(features)))
         ups: list[nn.Module] = []
-        for i, o in pairwise((2 * hidden_size, *reversed(widths[1:]))):
+        for i, o in pairwise((2 * hidden_size, *widths[-2::-1])):
             ups += [nn.ConvTranspose2d(i, o, 2, stride=2, bias=False), nn.BatchNorm2d(o), nn.ReLU(inplace=True)]
         self.ups = nn.Sequential(*ups)
-        self.head = nn.Conv2d(widths[1] if len(widths) > 1 else 2 * hidden_size, num_classes, 1)
+        self.head = nn.Conv2d(widths[0] if len(widths) > 1 else 2 * hidden_size, num_classes, 1)
 
     def forward(self, image: Tensor) -> SegmenterOutput:
         """Segments a batch of images."""

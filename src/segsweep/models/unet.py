@@ -8,10 +8,12 @@ How the data flows:
                    level 3 ^
 """
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor, nn
 
-from segsweep.models.blocks import ConvEncoder, conv_block, repeat_to
+from segsweep.models.blocks import ConvEncoder, conv_block, resize_to
 from segsweep.types import SegmenterOutput
 
 
@@ -30,8 +32,8 @@ class UNet(nn.Module):
         ValueError: fewer than two levels.
 
     Reference:
-        Ronneberger et al. 2015, arXiv:1505.04597. Differs: padded convolutions with batch normalisation, nearest
-        upsampling instead of transposed convolution, and a quarter of the width.
+        Ronneberger et al. 2015, arXiv:1505.04597. Differs: padded convolutions with batch normalisation, one
+        level less and a quarter of the width.
     """
 
     def __init__(self, in_channels: int, num_classes: int, widths: tuple[int, ...]) -> None:
@@ -39,14 +41,14 @@ class UNet(nn.Module):
         if len(widths) < 2:
             raise ValueError(f"widths={list(widths)} has {len(widths)} level; give two or more, e.g. [16,32,64,128]")
         self.encoder = ConvEncoder(in_channels, widths)
-        self.ups = nn.ModuleList(
-            conv_block(coarse + fine, fine) for fine, coarse in zip(widths[-2::-1], widths[:0:-1], strict=True)
-        )
+        levels = list(pairwise(reversed(widths)))  # (coarse, fine), coarsest first
+        self.ups = nn.ModuleList(nn.ConvTranspose2d(coarse, fine, 2, stride=2) for coarse, fine in levels)
+        self.merges = nn.ModuleList(conv_block(2 * fine, fine) for _, fine in levels)
         self.head = nn.Conv2d(widths[0], num_classes, 1)
 
     def forward(self, image: Tensor) -> SegmenterOutput:
         """Segments a batch of images."""
         *skips, x = self.encoder(image)
-        for up, skip in zip(self.ups, reversed(skips), strict=True):
-            x = up(torch.cat([repeat_to(x, skip), skip], dim=1))
+        for up, merge, skip in zip(self.ups, self.merges, reversed(skips), strict=True):
+            x = merge(torch.cat([resize_to(up(x), skip), skip], dim=1))
         return SegmenterOutput(self.head(x))
