@@ -1,7 +1,7 @@
 """Shared fixtures: a private data cache, and configs composed as the command line would compose them."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -38,10 +38,14 @@ def _private_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 
 @pytest.fixture(scope="session")
-def composer() -> Iterator[Callable[..., DictConfig]]:
+def composer() -> Callable[..., DictConfig]:
     """``composer("model=unet", ...)`` -> the composed config, with Hydra's node if ``hydra=True``."""
-    with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
-        yield lambda *overrides, hydra=False: compose("train", list(overrides), return_hydra_config=hydra)
+
+    def compose_one(*overrides: str, hydra: bool = False) -> DictConfig:
+        with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+            return compose("train", list(overrides), return_hydra_config=hydra)
+
+    return compose_one
 
 
 @pytest.fixture

@@ -114,7 +114,7 @@ def test_the_three_families_have_comparable_sizes(composer):
 def test_reseg_sees_the_whole_image(make, cell, composer):
     plain = config.settle(composer("model=reseg", f"model.cell={cell}", "trainer=cpu"))
     model = config.make(config.arguments(plain, "model")).eval()
-    image = torch.zeros(1, 1, 48, 48, requires_grad=True)
+    image = torch.randn(1, 1, 48, 48, requires_grad=True)
     model(image).logits[0, 0, 0, 0].backward()
     assert image.grad[0, 0, -4:, -4:].abs().sum() > 0  # the far corner moves this one
 

@@ -50,7 +50,7 @@ class History(Checkpoint):
     def __init__(self, file: Path) -> None:
         self.file = file
 
-    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Drops what an interrupted run wrote after the checkpoint that is being continued."""
         kept = [line for line in self.lines() if line["epoch"] < trainer.current_epoch]
         write_atomic(self.file, "".join(json.dumps(line) + "\n" for line in kept).encode())

@@ -150,7 +150,7 @@ def _single_values(argument: str) -> list[str]:
 
 
 def _explain(argument: str, error: Exception, accepted: list[str]) -> str:
-    if isinstance(error, OverrideParseException):
+    if isinstance(error, OverrideParseException) or type(error) is HydraException:  # the grammar raises either
         detail = str(error).splitlines()[0]
         return f"{argument}: no override ({detail}). Write key=value, and quote values with special characters"
     if isinstance(error, MissingConfigException) and error.options is not None:

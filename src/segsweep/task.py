@@ -163,7 +163,7 @@ class Task(pl.LightningModule):
         before any checkpoint is written.
         """
         if self.device.type == "cpu" and not torch.isfinite(terms["total"]):
-            bad = {name: float(value) for name, value in terms.items()}
+            bad = {name: float(value.detach()) for name, value in terms.items()}
             raise NotFiniteError(
                 f"the loss is {bad} at step {self.global_step}, epoch {self.current_epoch}, training images "
                 f"{batch.index.tolist()}. Lower optimizer.lr, or set trainer.gradient_clip_val=1"

@@ -20,11 +20,13 @@ from segsweep.run import Run, git_state, open_run, redact, versions
 if TYPE_CHECKING:
     from torch import nn
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("segsweep.train")  # also when run as python -m segsweep.train
 
-# Nothing that a user could act on: Lightning 2.6 reads a torch class that is being renamed, and remarks that debug
-# runs are shorter than its logging interval.
-_LIGHTNING_NOISE = ".*isinstance\\(treespec, LeafSpec\\).*|.*smaller than the logging interval.*"
+# Nothing that a user could act on: Lightning 2.6 reads a torch class that is being renamed, remarks that debug runs are
+# shorter than its logging interval, and that a continued run has checkpoints.
+_LIGHTNING_NOISE = (
+    ".*isinstance\\(treespec, LeafSpec\\).*|.*smaller than the logging interval.*|Checkpoint directory .* exists.*"
+)
 
 
 def main() -> None:
