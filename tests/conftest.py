@@ -8,7 +8,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
-from segsweep.config import CONF_DIR
+from segsweep import CONF_DIR
 
 # A scene or two of everything: what is under test is the plumbing, not the accuracy.
 TINY = [

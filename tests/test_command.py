@@ -16,7 +16,7 @@ def value_mistakes(composer, *overrides):
     return mistakes(command._job_config(cfg), cfg.hydra.runtime.choices)
 
 
-def run(*arguments, cwd=None, module="segsweep.train"):
+def run(*arguments, cwd=None, module="segsweep"):
     environment = {**os.environ, "HYDRA_FULL_ERROR": "0"}
     command_line = [sys.executable, "-W", "ignore", "-m", module, *arguments]
     return subprocess.run(command_line, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300)
@@ -26,7 +26,7 @@ def run(*arguments, cwd=None, module="segsweep.train"):
     "arguments", [["--help"], ["--cfg", "job"], ["--info", "defaults"], ["model=reseg", "--cfg", "job", "--resolve"]]
 )
 def test_questions_are_answered_without_torch(arguments, tmp_path):
-    script = f"import sys; sys.argv = ['segsweep', *{arguments}]\nfrom segsweep.train import main\n"
+    script = f"import sys; sys.argv = ['segsweep', *{arguments}]\nfrom segsweep.__main__ import main\n"
     script += "try: main()\nfinally: print('torch' in sys.modules, 'numpy' in sys.modules, file=sys.stderr)"
     result = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=60)
     assert result.returncode == 0, result.stderr

@@ -8,11 +8,11 @@ import pytorch_lightning as pl
 import torch
 import yaml
 
-from segsweep import config, hardware
+from segsweep import CONF_DIR, config, hardware
 from segsweep.check import mistakes
 from tests.conftest import options
 
-FILES = sorted(config.CONF_DIR.rglob("*.yaml"))
+FILES = sorted(CONF_DIR.rglob("*.yaml"))
 GROUP_FILES = [file for file in FILES if file.parent.name in config.GROUPS]
 
 
@@ -21,7 +21,7 @@ def settled(composer):
     return lambda *overrides: config.settle(composer("trainer=cpu", *overrides))
 
 
-@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(config.CONF_DIR)))
+@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(CONF_DIR)))
 def test_every_file_says_what_it_is_and_every_key_what_it_means(file):
     lines = file.read_text().splitlines()
     if "hydra/" in str(file):

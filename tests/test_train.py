@@ -268,7 +268,7 @@ def test_secrets_typed_on_the_command_line_are_not_kept():
 
 def test_a_sweep_from_the_command_line(tmp_path):
     """Readable folders, a ledger, a log for each job; the same command again skips what is complete."""
-    command = [sys.executable, "-m", "segsweep.train", "-m", *TINY, "model.widths=[4,8]", "seed=0,1", "name=two"]
+    command = [sys.executable, "-m", "segsweep", "-m", *TINY, "model.widths=[4,8]", "seed=0,1", "name=two"]
     for attempt in range(2):
         result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
         assert result.returncode == 0, result.stderr
@@ -285,7 +285,7 @@ def test_a_sweep_from_the_command_line(tmp_path):
 
 
 def test_sigterm_ends_a_run_as_interrupted(tmp_path):
-    command = [sys.executable, "-m", "segsweep.train", *TINY, "trainer.max_epochs=10000", "name=long"]
+    command = [sys.executable, "-m", "segsweep", *TINY, "trainer.max_epochs=10000", "name=long"]
     process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     metrics = tmp_path / "outputs" / "runs" / "long" / "metrics.jsonl"
     deadline = time.monotonic() + 120

@@ -1,8 +1,5 @@
 """One setting of the C allocator that nearly doubles the speed of training on a CPU; light to import."""
 
-import ctypes
-import platform
-
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -3, -4, -8
 
 
@@ -13,6 +10,9 @@ def keep_memory_between_steps() -> bool:
     Process-wide, effective for blocks allocated later. Returns whether the allocator took the settings; other C
     libraries are left alone.
     """
+    import ctypes
+    import platform
+
     if platform.libc_ver()[0] != "glibc":
         return False
     mallopt = ctypes.CDLL(None).mallopt

@@ -12,7 +12,8 @@ from typing import Any, get_type_hints
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from segsweep.config import CONF_DIR, FACTS, TOP_LEVEL, arguments, make, make_partial, settle, settle_trainer
+from segsweep import CONF_DIR
+from segsweep.config import FACTS, TOP_LEVEL, arguments, make, make_partial, settle, settle_trainer
 from segsweep.hints import did_you_mean
 
 # Arguments that ``config.build`` passes itself.

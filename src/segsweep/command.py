@@ -18,8 +18,9 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, read_write
 from omegaconf.errors import OmegaConfBaseException
 
+from segsweep import CONF_DIR
 from segsweep.allocator import keep_memory_between_steps
-from segsweep.config import CONF_DIR, TOP_LEVEL
+from segsweep.config import TOP_LEVEL
 from segsweep.hints import did_you_mean
 from segsweep.run import ConfigError, new_folder
 

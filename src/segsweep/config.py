@@ -10,12 +10,13 @@ import copy
 import hashlib
 import json
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import pytorch_lightning as pl
     from torch import nn
 
@@ -23,10 +24,6 @@ if TYPE_CHECKING:
     from segsweep.checkpoints import BestWeights
     from segsweep.data.datamodule import DataModule
     from segsweep.task import Task
-
-_PACKAGE = Path(__file__).parent
-# In a wheel the YAML lies inside the package, in a checkout beside src/.
-CONF_DIR = _PACKAGE / "conf" if (_PACKAGE / "conf").is_dir() else _PACKAGE.parents[1] / "conf"
 
 GROUPS = ("model", "loss", "data", "augment", "optimizer", "scheduler", "regime", "trainer")
 TOP_LEVEL = (*GROUPS, "seed", "name", "monitor")

@@ -4,7 +4,6 @@ import logging
 import signal
 import warnings
 from pathlib import Path
-from statistics import median
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import hydra
@@ -12,15 +11,15 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from segsweep import command
+from segsweep import CONF_DIR, command
 from segsweep.allocator import keep_memory_between_steps
-from segsweep.config import CONF_DIR, Parts, build, build_model, fingerprint, semantic_part, settle
+from segsweep.config import Parts, build, build_model, fingerprint, semantic_part, settle
 from segsweep.run import Run, git_state, open_run, redact, versions
 
 if TYPE_CHECKING:
     from torch import nn
 
-log = logging.getLogger("segsweep.train")  # also when run as python -m segsweep.train
+log = logging.getLogger(__name__)
 
 # Nothing that a user could act on: Lightning 2.6 reads a torch class that is being renamed, remarks that debug runs are
 # shorter than its logging interval, and that a continued run has checkpoints.
@@ -30,7 +29,7 @@ _LIGHTNING_NOISE = (
 
 
 def main() -> None:
-    """The command ``segsweep``."""
+    """The command ``segsweep``, all but its ``--help``."""
     command.run_app(app)
 
 
@@ -192,7 +191,7 @@ def _finish(run: Run, parts: Parts, plain: dict[str, Any]) -> None:
         inference = cost.inference_speed(task.model, next(iter(batches)).image)
     speeds = [line["train/images_per_s"] for line in parts.history.lines()]
     run.save(
-        images_per_s={"train": median(speeds[1:] or speeds), "inference": inference},
+        images_per_s={"train": float(np.median(speeds[1:] or speeds)), "inference": inference},
         peak_memory_mb=cost.peak_memory_mb(),
     )
     confusion = task.test_confusion()
@@ -231,7 +230,3 @@ def redact_overrides(overrides: list[str]) -> list[str]:
 def _terminate(signum: int, frame: Any) -> NoReturn:
     """SIGTERM ends a run as ``interrupted``, with the exit code that shells expect; Lightning's own would be 0."""
     raise SystemExit(128 + signum)
-
-
-if __name__ == "__main__":
-    main()
