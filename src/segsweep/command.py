@@ -38,6 +38,8 @@ def run_app(app: Callable[[], None]) -> None:
         _stop(_all_mistakes(sys.argv[1:]) or [str(error).splitlines()[0]])
     except ConfigError as error:
         _stop(str(error).splitlines())
+    except KeyboardInterrupt:
+        sys.exit(130)
     except Exception as error:
         if getattr(error, "is_reported", False):  # the run has logged it already
             sys.exit(1)

@@ -1,6 +1,7 @@
 """The Hydra app: one run, from the composed config to its record. The checks before it are in ``command.Preflight``."""
 
 import logging
+import os
 import signal
 import warnings
 from pathlib import Path
@@ -71,7 +72,7 @@ def train(cfg: DictConfig, folder: Path, origin: dict[str, Any]) -> float | None
     plain = settle(cfg)
     with open_run(folder, {**origin, **_identity(plain)}) as run:
         if run.is_completed:
-            log.info("complete already: %s", folder)
+            log.info("complete already: %s", _shown(folder))
             return float(run.record["metrics"][plain["monitor"]])
         (folder / "config.yaml").write_text(_yaml(cfg))
         model = build_model(plain)
@@ -205,11 +206,17 @@ def _finish(run: Run, parts: Parts, plain: dict[str, Any]) -> None:
     worst = callbacks.worst_positions(confusion, parts.data.spec)
     callbacks.write_examples(run.folder / "test_examples", task, batches, worst)
     callbacks.log_table_row(parts.logger, run.record, parts.trainer.global_step)
-    log.info("done: %s", run.folder)
+    parts.logger.experiment.close()  # a sweep in one process would gather open files
+    log.info("done: %s", _shown(run.folder))
 
 
 def _metrics(line: dict[str, Any]) -> dict[str, float | None]:
     return {key: value for key, value in line.items() if key.startswith(("train/", "val/", "test/"))}
+
+
+def _shown(folder: Path) -> str:
+    """Relative, so that a log says nothing about the machine it was written on."""
+    return os.path.relpath(folder)
 
 
 def _words(sizes: dict[str, int]) -> str:

@@ -49,3 +49,8 @@ def resize_to(x: Tensor, like: Tensor) -> Tensor:
     """Bilinear resize of (N, D, h, w) to the height and width of ``like``; nothing if they are equal."""
     size = like.shape[-2:]
     return x if x.shape[-2:] == size else F.interpolate(x, size, mode="bilinear", align_corners=False)
+
+
+def repeat_to(x: Tensor, like: Tensor) -> Tensor:
+    """Nearest-neighbour resize of (N, D, h, w) to the size of ``like``: cheap, for a convolution to smooth."""
+    return F.interpolate(x, like.shape[-2:], mode="nearest")

@@ -60,5 +60,5 @@ class ConvAutoencoder(nn.Module):
 def _decoder(latent_channels: int, widths: tuple[int, ...], out_channels: int) -> nn.Sequential:
     layers: list[nn.Module] = []
     for i, o in pairwise((latent_channels, *widths[-2::-1])):
-        layers += [nn.ConvTranspose2d(i, o, 2, stride=2), conv_block(o, o, num_convs=1)]
+        layers += [nn.Upsample(scale_factor=2), conv_block(i, o, num_convs=1)]
     return nn.Sequential(*layers, nn.Conv2d(widths[0], out_channels, 1))

@@ -208,3 +208,7 @@ def _clean(text: str) -> str:
 def _inert(cell: str) -> str:
     """A CSV cell that no spreadsheet takes for a formula."""
     return f"'{cell}" if cell[:1] in ("=", "+", "@") or (cell[:1] == "-" and len(cell) > 1) else cell
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,41 @@
+#!/usr/bin/env bash
+# Checks on a machine with a GPU what no other machine can show: every model trains there, the same run twice gives the
+# same curve, and the GPU agrees with the CPU. Needs the package importable; prints one line a check, exits 1 if one fails.
+#   bash scripts/gpu_check.sh [output folder]
+set -u
+out=${1:-outputs/gpu_check}
+python=${PYTHON:-python3}
+failed=0
+
+check() { # name, command...
+    local name=$1
+    shift
+    if "$@" >"$out/$name.log" 2>&1; then echo "ok      $name"; else
+        echo "FAILED  $name (see $out/$name.log)"
+        failed=1
+    fi
+}
+
+train() { # run name, overrides...
+    local name=$1
+    shift
+    "$python" -m segsweep "hydra.run.dir=$out/$name" trainer=gpu "$@"
+}
+
+last_loss() { # run name -> validation loss of the last epoch
+    "$python" -c "import json, sys; print(json.loads(open(sys.argv[1]).readlines()[-1])['val/loss'])" "$out/$1/metrics.jsonl"
+}
+
+mkdir -p "$out"
+"$python" -c "import torch; print(torch.cuda.get_device_name(), torch.__version__)" || exit 1
+for file in conf/model/*.yaml; do
+    model=$(basename "$file" .yaml)
+    check "debug-$model" train "debug-$model" experiment=debug "model=$model"
+done
+check first train first trainer.max_epochs=2 trainer.precision=32-true
+check second train second trainer.max_epochs=2 trainer.precision=32-true
+check cpu train cpu trainer=cpu trainer.max_epochs=2 trainer.precision=32-true
+echo "validation loss after two epochs: GPU $(last_loss first), again $(last_loss second), CPU $(last_loss cpu)"
+check full train full
+"$python" -m segsweep.report.leaderboard "$out" || failed=1
+exit $failed
