@@ -40,7 +40,9 @@ def test_every_option_passes_the_check(group, composer):
     for option in options(group):
         cfg = composer(f"{group}={option}", "data.root=/nowhere", hydra=True)
         found = mistakes(_job(cfg), cfg.hydra.runtime.choices)
-        assert [line for line in found if not line.startswith("data.")] == []
+        # Without a dataset and a GPU at hand, that much is missing.
+        expected = [line for line in found if line.startswith("data.") or "sees no GPU" in line]
+        assert found == expected
 
 
 def _job(cfg):

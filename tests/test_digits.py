@@ -52,5 +52,7 @@ def test_images_are_grey_bytes_and_ink_is_lighter_than_its_surroundings(scenes):
 
 
 def test_digits_that_do_not_fit_are_refused():
-    with pytest.raises(ValueError, match=r"digit_size=\[18, 28\] must rise and fit data.size=\[20, 48\]"):
+    with pytest.raises(
+        ValueError, match=r"digit_size=\[18, 28\] must rise from 8 or more and fit data.size=\[20, 48\]"
+    ):
         Digits(**{**SETTINGS, "size": (20, 48)})

@@ -30,7 +30,7 @@ def write(tmp_path):
             "choices": {"model": model, "data": "digits"}, "data": DATA, "floors": FLOORS, "precision": "32-true",
             "device": "a CPU", "threads": 2, "parameters": 1_500_000, "flops": 10, "wall_s": 90.0,
             "images_per_s": {"train": 100.0, "inference": 1000.0},
-            "metrics": {"test/miou": miou, "val/miou": 0.5},
+            "metrics": {"test/miou": miou, "val/miou": 0.5}, "images_tested": 2,
         }  # fmt: skip
         path = tmp_path / "sweep" / folder
         path.mkdir(parents=True)
@@ -85,7 +85,10 @@ def test_failed_and_unfinished_runs_are_rows(write):
     assert rows["model=reseg"]["rank"] == "-"
 
 
-@pytest.mark.parametrize("difference", [{"data": {**DATA, "fingerprint": "d2"}}, {"metric_version": 2}])
+OTHERS = [{"data": {**DATA, "fingerprint": "d2"}}, {"metric_version": 2}, {"images_tested": 1}]
+
+
+@pytest.mark.parametrize("difference", OTHERS)
 def test_what_is_not_comparable_is_not_ranked_together(write, difference):
     write("a", "unet", 0, 0.8)
     sweep = write("b", "reseg", 0, 0.9, **difference)
@@ -98,6 +101,21 @@ def test_configurations_are_named_by_what_differs(write):
     write("a", "unet", 0, 0.8)
     sweep = write("b", "unet", 0, 0.9, lr=0.02, overrides=["optimizer.lr=0.02"])
     assert [row["configuration"] for row in table(sweep)] == ["optimizer.lr=0.02", "optimizer.lr=0.01"]
+
+
+def test_names_tell_configurations_apart(write):
+    write("a", "unet", 0, 0.8)
+    write("b", "unet", 0, 0.7, lr=0.02, overrides=["optimizer.lr=0.02"])
+    sweep = write("c", "unet", 0, 0.6, fingerprint_without_seed="another")
+    names = [row["configuration"] for row in table(sweep)]
+    assert names[:2] == ["optimizer.lr=0.01", "optimizer.lr=0.02"]
+
+
+def test_a_repetition_is_not_another_seed(write):
+    write("a", "unet", 0, 0.8)
+    write("b", "unet", 0, 0.8)
+    row = table(write("c", "unet", 1, 0.6))[0]
+    assert (row["n"], row["test mIoU"], row["state"]) == ("2", "0.7000", "1 repeated")
 
 
 def test_differing_precision_is_shown(write, capsys):

@@ -248,6 +248,24 @@ def test_the_best_epoch_is_the_best_by_the_monitored_metric(start):
     assert read_record(folder)["best_epoch"] == int(np.argmin(values))
 
 
+def test_epochs_without_validation_do_not_count_as_best(start):
+    folder = start("run", "trainer.max_epochs=4", "trainer.check_val_every_n_epoch=2")
+    values = {line["epoch"]: line["val/miou"] for line in history(folder)[1::2]}
+    assert read_record(folder)["best_epoch"] == max(values, key=values.get)
+
+
+def test_a_limited_test_names_the_images_it_scored(start):
+    folder = start("run", "trainer.limit_test_batches=1")
+    with np.load(folder / "test_confusion.npz") as stored:
+        assert len(stored["confusion"]) == len(stored["names"]) == 4
+    assert read_record(folder)["images_tested"] == 4
+
+
+def test_a_monitored_metric_that_the_model_lacks_stops_the_run(start):
+    with pytest.raises(ValueError, match="monitor=val/loss/reconstruction was not logged"):
+        start("run", "monitor=val/loss/reconstruction")
+
+
 def test_labelled_fraction_keeps_the_number_of_steps(start):
     record = read_record(start("run", "data.labelled_fraction=0.25"))
     assert record["steps"] == 6

@@ -23,6 +23,14 @@ _PASSED = {
     "scheduler": {"optimizer", "total_steps", "mode"},
     "trainer": {"logger", "callbacks", "plugins", "default_root_dir"},
 }
+_TRAINER_ALLOWED: dict[str, tuple[Any, ...]] = {
+    "accelerator": ("cpu", "gpu"),
+    "devices": (1,),  # one process for now
+    "num_nodes": (1,),
+    "precision": ("32-true", "bf16-mixed", "16-mixed"),
+    "enable_checkpointing": (True,),  # a run without checkpoints could be neither scored nor continued
+    "barebones": (False,),
+}
 _HYDRA_KEYS = {"_target_", "_partial_", "_recursive_", "_convert_", "_args_"}
 _MISSING_HINTS = {"data.root": "the folder of the dataset, e.g. data.root=/data/camvid"}
 
@@ -107,13 +115,41 @@ def _check_scalars(plain: dict[str, Any]) -> Iterator[str]:
     name = plain.get("name")
     if name is not None and (not isinstance(name, str | int) or str(name) in ("", ".", "..") or "/" in str(name)):
         yield f"name={name!r} does not name a folder; use letters, digits, '-' and '_'"
-    if "monitor" in plain and "data" in plain:
+    data, loss = plain.get("data"), plain.get("loss")
+    if "monitor" in plain and isinstance(data, dict) and isinstance(data.get("class_names"), list):
         from segsweep import metrics
 
-        known = {f"val/{metric}" for metric in (*metrics.names(plain["data"]["class_names"]), "loss")}
-        known |= {f"val/loss/{term}" for term in plain.get("loss", {}).get("terms", ())}
+        terms = loss.get("terms") if isinstance(loss, dict) else None
+        known = {f"val/{metric}" for metric in (*metrics.names(data["class_names"]), "loss")}
+        known |= {f"val/loss/{term}" for term in terms or ()}
         if plain["monitor"] not in known:
             yield f"monitor={plain['monitor']!r} is not logged. {did_you_mean(str(plain['monitor']), known)}"
+
+
+def _try_trainer(plain: dict[str, Any], defaults: "_Defaults") -> list[str]:
+    """What Lightning accepts but this program cannot do, and what only the machine can tell."""
+    import torch
+
+    from segsweep import callbacks
+
+    node = plain["trainer"]
+    stopping = node.get("early_stopping")
+    if not isinstance(stopping, dict):
+        return ["trainer.early_stopping is no pair of patience and threshold; leave both null to switch it off"]
+    target = {"_target_": f"{callbacks.__name__}.early_stopping", **stopping}
+    lines = list(_check_node("trainer.early_stopping", target, {"monitor"}, defaults))
+    for key, allowed in _TRAINER_ALLOWED.items():
+        if node.get(key) not in allowed:
+            lines.append(f"trainer.{key}={_shown(node.get(key))}: use {' or '.join(map(_shown, allowed))}")
+    if not isinstance(node.get("max_epochs"), int) or node["max_epochs"] < 1:
+        lines.append(
+            f"trainer.max_epochs={node.get('max_epochs')}: give 1 or more; trainer.max_steps may end it earlier"
+        )
+    if node.get("accelerator") == "gpu" and not torch.cuda.is_available():
+        lines.append(
+            "trainer.accelerator=gpu: torch sees no GPU here. Use trainer=cpu, or trainer=auto for what there is"
+        )
+    return lines
 
 
 def _check_node(path: str, node: dict[str, Any], passed: set[str], defaults: "_Defaults") -> Iterator[str]:
@@ -163,12 +199,12 @@ def _holds_nodes(value: Any) -> bool:
 def _type_problem(value: Any, hint: Any) -> str | None:
     """Why a value does not fit an annotation, or None. Read as JSON, so that YAML lists fit tuples."""
     from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
-    from pydantic.errors import PydanticSchemaGenerationError
+    from pydantic_core import SchemaError
 
     try:
         adapter = TypeAdapter(hint, config=ConfigDict(arbitrary_types_allowed=True, strict=True))
         adapter.validate_json(json.dumps(value))
-    except (PydanticUserError, PydanticSchemaGenerationError, NameError):
+    except (PydanticUserError, SchemaError, NameError):
         return None  # an annotation that pydantic does not know says nothing about a YAML value
     except ValidationError as error:
         # A union complains once for each member; "is an instance of Tensor" is no advice for YAML.
@@ -216,9 +252,26 @@ def _dummy_optimizer(plain: dict[str, Any]) -> Any:
     return make_partial(plain["optimizer"])([torch.nn.Parameter(torch.zeros(1))])
 
 
-def _try_source(plain: dict[str, Any], defaults: "_Defaults") -> list[str]:
-    """Sources look at folders and names when they are built; no image is opened."""
-    return _trial("data.source", plain["data"]["source"], defaults, lambda: make(plain["data"]["source"]))
+def _try_data(plain: dict[str, Any], defaults: "_Defaults") -> list[str]:
+    """Builds the DataModule: sources look at folders and names when they are built; no image is opened."""
+    node = plain["data"]
+
+    def build() -> None:
+        make(node["source"])
+        make_partial({**node, "source": None})(augment=None, regime=None, seed=0)
+
+    return _trial("data", node, defaults, build)
+
+
+def _try_model(plain: dict[str, Any], defaults: "_Defaults") -> list[str]:
+    """Builds the model where tensors have shapes but no memory."""
+    import torch
+
+    def build() -> None:
+        with torch.device("meta"):
+            make(arguments(plain, "model"))
+
+    return _trial("model", plain["model"], defaults, build)
 
 
 def _try_parts(group: str) -> Callable[[dict[str, Any], "_Defaults"], list[str]]:
@@ -228,7 +281,9 @@ def _try_parts(group: str) -> Callable[[dict[str, Any], "_Defaults"], list[str]]
 _TRIALS: dict[str, Callable[[dict[str, Any], "_Defaults"], list[str]]] = {
     "optimizer": _try_optimizer,
     "scheduler": _try_scheduler,
-    "data": _try_source,
+    "data": _try_data,
+    "model": _try_model,
+    "trainer": _try_trainer,
     "loss": _try_parts("loss"),
     "regime": _try_parts("regime"),
     "augment": _try_parts("augment"),
@@ -243,13 +298,15 @@ def _trial(path: str, node: dict[str, Any], defaults: "_Defaults", build: Callab
         build()
     except InstantiationException as error:
         cause = error.__cause__ or error
-    except (TypeError, ValueError, OSError) as error:
+    except Exception as error:
         cause = error
     else:
         return []
-    message = str(cause).splitlines()[0]
+    message = (str(cause) or repr(cause)).splitlines()[0]
     if message.startswith("data."):
         return [message]
+    if message.partition("=")[0] in node:  # it names its key already
+        return [f"{path}.{message}"]
     key = next(
         (k for k, v in node.items() if k not in _HYDRA_KEYS and not isinstance(v, bool) and f": {v}" in message), None
     )

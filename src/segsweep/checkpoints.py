@@ -9,6 +9,7 @@ import io
 import json
 import logging
 from collections.abc import Callable
+from math import isnan
 from pathlib import Path
 from typing import Any
 
@@ -98,11 +99,18 @@ class BestWeights(Checkpoint):
         self.value = float("nan")
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Saves the weights if they are the best so far; without a validation the newest count as the best."""
-        value = trainer.callback_metrics.get(self.monitor)
-        if value is None or self.epoch is None or self.sign * float(value) > self.sign * self.value:
-            self.epoch = trainer.current_epoch
-            self.value = float("nan") if value is None else float(value)
+        """Saves the weights if they are the best so far; without any validation the newest count as the best.
+
+        Raises:
+            ValueError: the epoch was validated and the monitored metric is not among what was logged.
+        """
+        logged = trainer.callback_metrics.get(self.monitor)
+        if logged is None and any(name.startswith("val/") for name in trainer.callback_metrics):
+            raise ValueError(f"monitor={self.monitor} was not logged. Set monitor to a metric that this model has")
+        value = float("nan") if logged is None else float(logged)
+        is_better = isnan(self.value) if isnan(value) else isnan(self.value) or self.sign * (value - self.value) > 0
+        if self.epoch is None or is_better:
+            self.epoch, self.value = trainer.current_epoch, value
             self._save(pl_module.model)  # type: ignore[arg-type]
 
     def state_dict(self) -> dict[str, Any]:

@@ -1,9 +1,11 @@
 """Around the Hydra app: mistakes become one line each, and folders are chosen before anything is written."""
 
+import contextlib
 import hashlib
 import os
 import sys
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import Any, NoReturn
@@ -34,16 +36,14 @@ def run_app(app: Callable[[], None]) -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises what it would otherwise print itself
     try:
         app()
-    except (HydraException, OmegaConfBaseException) as error:
-        _stop(_all_mistakes(sys.argv[1:]) or [str(error).splitlines()[0]])
-    except ConfigError as error:
-        _stop(str(error).splitlines())
     except KeyboardInterrupt:
         sys.exit(130)
     except Exception as error:
         if getattr(error, "is_reported", False):  # the run has logged it already
             sys.exit(1)
-        _stop([f"{type(error).__name__}: {error}"])
+        if isinstance(error, HydraException | OmegaConfBaseException):
+            _stop(_all_mistakes(sys.argv[1:]) or [str(error).splitlines()[0]])
+        _stop(str(error).splitlines() if isinstance(error, ConfigError) else [f"{type(error).__name__}: {error}"])
     finally:
         del os.environ["HYDRA_FULL_ERROR"]
 
@@ -51,12 +51,22 @@ def run_app(app: Callable[[], None]) -> None:
 class Preflight(Callback):
     """Before a run or a sweep: refuses mistakes and chooses the folder.
 
-    Hydra turns exceptions of callbacks into warnings, so these methods end the program instead.
+    Hydra turns exceptions of callbacks into warnings and goes on; here every exception ends the program.
     """
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Checks the config; an unnamed run gets a folder that no other process has."""
         keep_memory_between_steps()  # before torch starts threads
+        with _no_warning_instead():
+            self._prepare_run(config)
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Checks every job; names the sweep by its overrides, and its jobs by what differs between them."""
+        keep_memory_between_steps()
+        with _no_warning_instead():
+            self._prepare_sweep(config)
+
+    def _prepare_run(self, config: DictConfig) -> None:
         _refuse(_job_config(config), config.hydra.runtime.choices)
         if config.name is None and not _is_typed(config, "hydra.run.dir"):
             choices = config.hydra.runtime.choices
@@ -64,9 +74,7 @@ class Preflight(Callback):
             with read_write(config):
                 config.hydra.run.dir = str(new_folder(Path(config.hydra.run.dir).parent, stem))
 
-    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Checks every job; names the sweep by its overrides, and its jobs by what differs between them."""
-        keep_memory_between_steps()
+    def _prepare_sweep(self, config: DictConfig) -> None:
         overrides = config.hydra.overrides
         params = [f"{key}={value}" for key, value in (config.hydra.sweeper.get("params") or {}).items()]
         parsed = OverridesParser.create().parse_overrides([*params, *overrides.task])
@@ -74,12 +82,23 @@ class Preflight(Callback):
         fixed = sorted({o.key_or_group for o in parsed if not o.is_sweep_override()})
         with read_write(config):
             if config.name is None and not _is_typed(config, "hydra.sweep.dir"):
-                config.name = hashlib.sha256("\n".join(sorted([*params, *overrides.task])).encode()).hexdigest()[:8]
+                digest = hashlib.sha256("\n".join(sorted([*params, *overrides.task])).encode()).hexdigest()
+                config.name = f"s{digest[:8]}"  # the letter keeps YAML from reading 12345e67 as a number
                 overrides.task.append(f"name={config.name}")
                 fixed.append("name")
             overrides.hydra.append(f"hydra.job.config.override_dirname.exclude_keys={OmegaConf.create(fixed)}")
             if not any(o.is_sweep_override() for o in parsed) and not _is_typed(config, "hydra.sweep.subdir"):
                 overrides.hydra.append("hydra.sweep.subdir=${hydra.job.num}")
+
+
+@contextlib.contextmanager
+def _no_warning_instead() -> Iterator[None]:
+    try:
+        yield
+    except (HydraException, OmegaConfBaseException):
+        _stop(_all_mistakes(sys.argv[1:]) or [traceback.format_exc()])
+    except Exception:
+        _stop(["the config cannot be checked, which is a defect of segsweep: " + traceback.format_exc()])
 
 
 def _is_typed(config: DictConfig, key: str) -> bool:
@@ -122,7 +141,10 @@ def _all_mistakes(arguments: list[str]) -> list[str]:
     Overrides are composed one after another: one that fails is explained and left out, what remains is checked by
     value.
     """
+    if any(argument.startswith(("--config", "-c")) and argument != "--cfg" for argument in arguments):
+        return []  # another config folder: what is known here does not hold there
     GlobalHydra.instance().clear()
+    is_sweep = bool({"-m", "--multirun"} & set(arguments))
     lines: list[str] = []
     accepted: list[str] = []
     with initialize_config_dir(str(CONF_DIR), version_base=VERSION_BASE):
@@ -131,6 +153,8 @@ def _all_mistakes(arguments: list[str]) -> list[str]:
                 continue
             try:
                 values = _single_values(argument)
+                if len(values) > 1 and not is_sweep:
+                    lines.append(f"{argument}: several values need -m, for a sweep; a list is written key=[a,b]")
                 for override in values:
                     compose("train", [*accepted, override])
                 accepted.append(values[0])

@@ -86,6 +86,7 @@ def open_run(folder: Path, facts: Mapping[str, Any]) -> Iterator[Run]:
                 yield run
                 return
         started = time.time()
+        earlier_s = (before or {}).get("wall_s", 0.0)  # of sessions that this one continues
         run.save(schema=SCHEMA, status="running", error=None, started=_now(), finished=None, **facts)
         _append_to_ledger(run)
         try:
@@ -97,8 +98,7 @@ def open_run(folder: Path, facts: Mapping[str, Any]) -> Iterator[Run]:
         else:
             run.save(status="completed")
         finally:
-            wall_s = run.record.get("wall_s_before", 0.0) + time.time() - started
-            run.save(finished=_now(), wall_s=round(wall_s, 3))
+            run.save(finished=_now(), wall_s=round(earlier_s + time.time() - started, 3))
             _append_to_ledger(run)
 
 

@@ -149,6 +149,10 @@ class Task(pl.LightningModule):
         """Confusion matrices of the last test: (n, K, K) int32, one per image, in the order of the split."""
         return self.eval_confusion.compute().cpu().numpy()
 
+    def tested(self) -> list[int]:
+        """Positions of the images of the last test in their split: all of them, unless it was limited."""
+        return sorted(torch.cat(list(self.eval_confusion.indices)).tolist())
+
     def _score(self, batch: Batch) -> None:
         """The loss at the size of the image, as in training; the metrics at the native size of the mask."""
         output: SegmenterOutput = self.model(batch.image)

@@ -73,7 +73,7 @@ def train(cfg: DictConfig, folder: Path, origin: dict[str, Any]) -> float | None
     with open_run(folder, {**origin, **_identity(plain)}) as run:
         if run.is_completed:
             log.info("complete already: %s", _shown(folder))
-            return float(run.record["metrics"][plain["monitor"]])
+            return run.record["metrics"].get(plain["monitor"])  # type: ignore[no-any-return]
         (folder / "config.yaml").write_text(_yaml(cfg))
         model = build_model(plain)
         run.save(**_describe(model, plain))
@@ -174,7 +174,8 @@ def _test(run: Run, parts: Parts, plain: dict[str, Any]) -> None:
         best_epoch=best["epoch"],
         epochs=len(lines),
         steps=last["step"],
-        images_seen=last["step"] * parts.data.batch_size,
+        images_seen=last["step"] * parts.data.batch_size * plain["trainer"]["accumulate_grad_batches"],
+        images_tested=len(parts.task.tested()),
     )
     floor = max(values["test/miou"] for values in run.record["floors"].values())
     log.info("test: mIoU %.4f with the weights of epoch %d (floor %.4f)", scores["test/miou"], best["epoch"] + 1, floor)
@@ -195,15 +196,15 @@ def _finish(run: Run, parts: Parts, plain: dict[str, Any]) -> None:
         images_per_s={"train": float(np.median(speeds[1:] or speeds)), "inference": inference},
         peak_memory_mb=cost.peak_memory_mb(),
     )
-    confusion = task.test_confusion()
-    items = batches.split.items
+    confusion, tested = task.test_confusion(), task.tested()
+    items = [batches.split.items[position] for position in tested]
     np.savez_compressed(
         run.folder / "test_confusion.npz",
         confusion=confusion,
         names=np.array([item.name for item in items]),
         groups=np.array([item.group for item in items]),
     )
-    worst = callbacks.worst_positions(confusion, parts.data.spec)
+    worst = [tested[i] for i in callbacks.worst_positions(confusion, parts.data.spec)]
     callbacks.write_examples(run.folder / "test_examples", task, batches, worst)
     callbacks.log_table_row(parts.logger, run.record, parts.trainer.global_step)
     parts.logger.experiment.close()  # a sweep in one process would gather open files

@@ -52,8 +52,10 @@ class Digits:
         noise: Annotated[float, Ge(0)],
         seed: int,
     ) -> None:
-        if digit_size[1] > min(size) or digit_size[0] > digit_size[1]:
-            raise ValueError(f"data.source.digit_size={list(digit_size)} must rise and fit data.size={list(size)}")
+        if not 8 <= digit_size[0] <= digit_size[1] <= min(size):  # the scans have 8x8 pixels
+            raise ValueError(
+                f"data.source.digit_size={list(digit_size)} must rise from 8 or more and fit data.size={list(size)}"
+            )
         self.size = (size[0], size[1])
         self.max_digits, self.digit_size, self.max_strokes = max_digits, tuple(digit_size), max_strokes
         self.noise, self.seed = noise, seed

@@ -91,7 +91,7 @@ class Split:
 
 @dataclass(frozen=True)
 class Store:
-    """A decoded dataset: its cache folder, the SHA-256 of its content, its splits by name."""
+    """A decoded dataset: its cache folder, the SHA-256 of its content and classes, its splits by name."""
 
     folder: Path
     fingerprint: str
@@ -120,7 +120,13 @@ def open_store(source: Source, spec: DataSpec) -> Store:
             if not folder.is_dir():
                 _decode_into(folder, source, spec)
     facts = json.loads((folder / "items.json").read_text())
-    return Store(folder, facts["fingerprint"], {name: _open_split(folder, name, facts) for name in SPLITS})
+    # What the pixels mean belongs to the data as well, but not to the decoded files.
+    meaning = json.dumps([facts["fingerprint"], spec.class_names, spec.ignore_index])
+    return Store(
+        folder,
+        hashlib.sha256(meaning.encode()).hexdigest(),
+        {name: _open_split(folder, name, facts) for name in SPLITS},
+    )
 
 
 def _open_split(folder: Path, name: str, facts: dict[str, Any]) -> Split:
@@ -137,7 +143,7 @@ def _decode_into(folder: Path, source: Source, spec: DataSpec) -> None:
     temporary = Path(tempfile.mkdtemp(prefix=".decoding-", dir=folder.parent))
     try:
         items = source.items()
-        digest = hashlib.sha256(json.dumps([items, spec.class_names]).encode())
+        digest = hashlib.sha256(json.dumps(items).encode())
         for name in SPLITS:
             if not items.get(name):
                 raise ValueError(f"the {name} split of the data has no images; give it some, or check data.source")

@@ -94,6 +94,9 @@ def _state(row: Configuration) -> str:
             error = (run.get("error") or {}).get("class")
             what = f"{run['status']} ({error})" if error else run["status"]
             others[what] = others.get(what, 0) + 1
+    repeated = sum(run["status"] == "completed" for run in row.runs) - len(row.completed)
+    if repeated:
+        others["repeated"] = repeated
     return ", ".join(f"{num} {what}" for what, num in others.items()) or "completed"
 
 
@@ -104,16 +107,19 @@ def _title(comparison: Comparison) -> str:
     sizes = ", ".join(f"{num:,} {split}" for split, num in data["split_sizes"].items())
     labelled = data["labelled_fraction"]
     some = "" if labelled == 1 else f", {labelled:.0%} labelled"
-    name = next(row.runs[0]["choices"].get("data", "data") for row in comparison.configurations)
+    first = comparison.configurations[0].runs[0]
+    name = first["choices"].get("data", "data")
     height, width = data["size"]
-    return f"{name}: {sizes} images of {height}x{width} pixels, {len(data['class_names'])} classes{some}"
+    num_tested = first.get("images_tested")
+    tested = "" if num_tested in (None, data["split_sizes"]["test"]) else f", scored on {num_tested} test images only"
+    return f"{name}: {sizes} images of {height}x{width} pixels, {len(data['class_names'])} classes{some}{tested}"
 
 
 def _notes(comparison: Comparison) -> str:
     """Floors, and how the runs were computed: what a reader must know before comparing numbers."""
     floors = comparison.floors
     lines = [
-        f"floor: {name.replace('_', ' ')}  test mIoU {floors[name][RANK_BY]:.4f}"
+        f"floor: {name.replace('_', ' ')}  test mIoU {_number(floors[name].get(RANK_BY), '.4f')}"
         for name in ("most_frequent", "location_prior")
         if name in floors
     ]

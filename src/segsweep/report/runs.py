@@ -29,8 +29,8 @@ class Configuration:
 
     @property
     def completed(self) -> list[Record]:
-        """The runs that count."""
-        return [run for run in self.runs if run["status"] == "completed"]
+        """The runs that count: one for each seed, since a repetition of the same run adds no knowledge."""
+        return list({run["seed"]: run for run in self.runs if run["status"] == "completed"}.values())
 
     def values(self, key: str) -> list[float]:
         """One value for each completed run that has it; ``a/b`` names are metrics, dotted ones lead into the record."""
@@ -50,7 +50,7 @@ class Configuration:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Configurations that may be ranked together: same data, same metric definition.
+    """Configurations that may be ranked together: same data, same metric definition, same test images.
 
     Attributes:
         data: facts of the data, as the records hold them; None for runs that stopped before they read it.
@@ -91,7 +91,7 @@ def compare(records: Iterable[Record], rank_by: str) -> list[Comparison]:
     comparable: dict[tuple[Any, ...], list[Record]] = defaultdict(list)
     for record in records:
         data = record.get("data") or {}
-        comparable[(data.get("fingerprint"), record.get("metric_version"))].append(record)
+        comparable[(data.get("fingerprint"), record.get("metric_version"), _limited_test(record))].append(record)
     # Runs that stopped before they read their data belong to the table of their sweep if there is only one.
     known = [key for key in comparable if key[0] is not None]
     for key in [key for key in comparable if key[0] is None]:
@@ -138,7 +138,18 @@ def _names(records: list[Record]) -> list[str]:
     for choice, values in zip(choices, flat, strict=True):
         parts = [f"{k}={choice.get(k)}" for k in differing] + [f"{k}={values[k]}" for k in owned if k in values]
         names.append(" ".join(parts) or f"model={choice.get('model')}")
+    if len(set(names)) < len(names):  # what was typed does not tell them apart: say everything that differs
+        names = [
+            " ".join(f"{key}={f[key]}" for key in loose if key in f) or name
+            for name, f in zip(names, flat, strict=True)
+        ]
     return names
+
+
+def _limited_test(record: Record) -> int | None:
+    """Number of test images if a run was scored on some of them only, as experiment=debug does."""
+    tested, sizes = record.get("images_tested"), (record.get("data") or {}).get("split_sizes", {})
+    return None if tested == sizes.get("test") else tested
 
 
 def _without_followers(keys: list[str], typed: list[set[str]]) -> list[str]:
