@@ -33,8 +33,7 @@ class UNet(nn.Module):
 
     Reference:
         Ronneberger et al. 2015, arXiv:1505.04597. Differs: padded convolutions with batch normalisation, one
-        level less, a quarter of the width, and repetition instead of transposed convolution to go up: over two seeds on
-        digits that was 0.78 against 0.62 test mIoU after 750 steps.
+        level less, a quarter of the width, and repetition instead of transposed convolution to go up.
     """
 
     def __init__(self, in_channels: int, num_classes: int, widths: tuple[int, ...]) -> None:
