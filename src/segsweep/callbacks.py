@@ -49,6 +49,11 @@ class History(Checkpoint):
 
     def __init__(self, file: Path) -> None:
         self.file = file
+        self.is_validated = False
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Notes that this epoch has validation metrics of its own; Lightning keeps those of earlier epochs."""
+        self.is_validated = True
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Drops what an interrupted run wrote after the checkpoint that is being continued."""
@@ -58,7 +63,9 @@ class History(Checkpoint):
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Writes the epoch's line."""
         values = {k: round(float(v), 6) for k, v in trainer.callback_metrics.items() if k not in ("epoch", "step")}
-        finite = {k: v if np.isfinite(v) else None for k, v in values.items()}
+        fresh = {k: v for k, v in values.items() if self.is_validated or not k.startswith("val/")}
+        self.is_validated = False
+        finite = {k: v if np.isfinite(v) else None for k, v in fresh.items()}
         line = {"epoch": trainer.current_epoch, "step": trainer.global_step, **finite}
         with self.file.open("a") as file:
             file.write(json.dumps(line) + "\n")
