@@ -1,20 +1,19 @@
 """Sees mistakes in a composed config before data, GPU or checkpoints are touched, and names all of them at once.
 
 Every ``_target_`` node is bound against the signature of its target and its values are checked against the annotations,
-so whoever writes a model or a loss writes its checks by writing its signature.
+and every part that can be built without data is built once, to hear its own complaint.
 """
 
 import inspect
-import json
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, get_type_hints
+from collections.abc import Callable, Iterator
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from segsweep import CONF_DIR
-from segsweep.config import FACTS, TOP_LEVEL, arguments, make, make_partial, settle, settle_trainer
+from segsweep.config import TOP_LEVEL, arguments, make, make_partial, settle, settle_trainer
 from segsweep.hints import did_you_mean
+from segsweep.signatures import HYDRA_KEYS, Choices, Defaults, check_node, shown
 
 # Arguments that ``config.build`` passes itself.
 _PASSED = {
@@ -31,10 +30,7 @@ _TRAINER_ALLOWED: dict[str, tuple[Any, ...]] = {
     "enable_checkpointing": (True,),  # a run without checkpoints could be neither scored nor continued
     "barebones": (False,),
 }
-_HYDRA_KEYS = {"_target_", "_partial_", "_recursive_", "_convert_", "_args_"}
 _MISSING_HINTS = {"data.root": "the folder of the dataset, e.g. data.root=/data/camvid"}
-
-Choices = Mapping[str, str]
 
 
 def mistakes(cfg: DictConfig, choices: Choices) -> list[str]:
@@ -99,11 +95,11 @@ def _check_values(plain: dict[str, Any], choices: Choices) -> list[str]:
     for group, node in plain.items():
         if isinstance(node, dict):
             found = list(
-                _check_node(group, arguments(plain, group), _PASSED.get(group, set()), _Defaults(group, choices))
+                check_node(group, arguments(plain, group), _PASSED.get(group, set()), Defaults(group, choices))
             )
             lines += found
             if not found and group in _TRIALS:
-                lines += _TRIALS[group](plain, _Defaults(group, choices))
+                lines += _TRIALS[group](plain, Defaults(group, choices))
     lines += _check_scalars(plain)
     return lines
 
@@ -126,7 +122,7 @@ def _check_scalars(plain: dict[str, Any]) -> Iterator[str]:
             yield f"monitor={plain['monitor']!r} is not logged. {did_you_mean(str(plain['monitor']), known)}"
 
 
-def _try_trainer(plain: dict[str, Any], defaults: "_Defaults") -> list[str]:
+def _try_trainer(plain: dict[str, Any], defaults: Defaults) -> list[str]:
     """What Lightning accepts but this program cannot do, and what only the machine can tell."""
     import torch
 
@@ -137,10 +133,10 @@ def _try_trainer(plain: dict[str, Any], defaults: "_Defaults") -> list[str]:
     if not isinstance(stopping, dict):
         return ["trainer.early_stopping is no pair of patience and threshold; leave both null to switch it off"]
     target = {"_target_": f"{callbacks.__name__}.early_stopping", **stopping}
-    lines = list(_check_node("trainer.early_stopping", target, {"monitor"}, defaults))
+    lines = list(check_node("trainer.early_stopping", target, {"monitor"}, defaults))
     for key, allowed in _TRAINER_ALLOWED.items():
         if node.get(key) not in allowed:
-            lines.append(f"trainer.{key}={_shown(node.get(key))}: use {' or '.join(map(_shown, allowed))}")
+            lines.append(f"trainer.{key}={shown(node.get(key))}: use {' or '.join(map(shown, allowed))}")
     if not isinstance(node.get("max_epochs"), int) or node["max_epochs"] < 1:
         lines.append(
             f"trainer.max_epochs={node.get('max_epochs')}: give 1 or more; trainer.max_steps may end it earlier"
@@ -152,88 +148,11 @@ def _try_trainer(plain: dict[str, Any], defaults: "_Defaults") -> list[str]:
     return lines
 
 
-def _check_node(path: str, node: dict[str, Any], passed: set[str], defaults: "_Defaults") -> Iterator[str]:
-    """Checks one ``_target_`` node and the nodes inside it."""
-    target = node.get("_target_")
-    if target is None:
-        yield f"{path} has no _target_; every file in conf/{path.split('.')[0]}/ names its class or function"
-        return
-    try:
-        function = _locate(target)
-    except (ImportError, AttributeError, ValueError) as error:
-        yield f"{path}._target_={target!r} cannot be imported: {error}"
-        return
-    given = {key: value for key, value in node.items() if key not in _HYDRA_KEYS}
-    parameters = inspect.signature(function).parameters
-    takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
-    known = {name for name, p in parameters.items() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)} - passed
-    facts = FACTS.get(path, set())
-    for key in given:
-        if key not in known and not takes_any:
-            yield f"{path}.{key}: unknown key. {did_you_mean(key, known | facts)}"
-    for name in known - given.keys():
-        if parameters[name].default is inspect.Parameter.empty and not node.get("_partial_"):
-            yield f"{path}.{name} is not set, and {target} needs it"
-    hints = _hints(function)
-    for key, value in given.items():
-        yield from _check_value(f"{path}.{key}", value, hints.get(key) if key in known else None, defaults)
-
-
-def _check_value(path: str, value: Any, hint: Any, defaults: "_Defaults") -> Iterator[str]:
-    if isinstance(value, dict) and "_target_" in value:
-        yield from _check_node(path, value, set(), defaults)
-    elif _holds_nodes(value):
-        for key, child in value.items() if isinstance(value, dict) else enumerate(value):
-            yield from _check_value(f"{path}.{key}", child, None, defaults)
-    elif hint is not None:
-        problem = _type_problem(value, hint)
-        if problem:
-            yield f"{path}={_shown(value)}: {problem}{defaults.advice(path, value)}"
-
-
-def _holds_nodes(value: Any) -> bool:
-    children = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-    return any(isinstance(child, dict) and "_target_" in child for child in children)
-
-
-def _type_problem(value: Any, hint: Any) -> str | None:
-    """Why a value does not fit an annotation, or None. Read as JSON, so that YAML lists fit tuples."""
-    from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
-    from pydantic_core import SchemaError
-
-    try:
-        adapter = TypeAdapter(hint, config=ConfigDict(arbitrary_types_allowed=True, strict=True))
-        adapter.validate_json(json.dumps(value))
-    except (PydanticUserError, SchemaError, NameError):
-        return None  # an annotation that pydantic does not know says nothing about a YAML value
-    except ValidationError as error:
-        # A union complains once for each member; "is an instance of Tensor" is no advice for YAML.
-        wants = [e["msg"] for e in error.errors() if not e["type"].startswith("is_instance")]
-        unique = list(dict.fromkeys(msg.removeprefix("Input ") for msg in wants or ["does not have the right type"]))
-        return " or ".join(unique)
-    return None
-
-
-def _hints(function: Callable[..., Any]) -> dict[str, Any]:
-    annotated = getattr(function, "__init__") if isinstance(function, type) else function  # noqa: B009
-    try:
-        return get_type_hints(inspect.unwrap(annotated), include_extras=True)
-    except (NameError, TypeError):
-        return {}
-
-
-def _locate(target: str) -> Callable[..., Any]:
-    from hydra.utils import get_method, get_object
-
-    found = get_object(target)
-    return found if isinstance(found, type) else get_method(target)
-
-
-def _try_optimizer(plain: dict[str, Any], defaults: "_Defaults") -> list[str]:
+def _try_optimizer(plain: dict[str, Any], defaults: Defaults) -> list[str]:
     return _trial("optimizer", plain["optimizer"], defaults, lambda: _dummy_optimizer(plain))
 
 
-def _try_scheduler(plain: dict[str, Any], defaults: "_Defaults") -> list[str]:
+def _try_scheduler(plain: dict[str, Any], defaults: Defaults) -> list[str]:
     import torch
 
     def build() -> None:
@@ -252,7 +171,7 @@ def _dummy_optimizer(plain: dict[str, Any]) -> Any:
     return make_partial(plain["optimizer"])([torch.nn.Parameter(torch.zeros(1))])
 
 
-def _try_data(plain: dict[str, Any], defaults: "_Defaults") -> list[str]:
+def _try_data(plain: dict[str, Any], defaults: Defaults) -> list[str]:
     """Builds the DataModule: sources look at folders and names when they are built; no image is opened."""
     node = plain["data"]
 
@@ -263,7 +182,7 @@ def _try_data(plain: dict[str, Any], defaults: "_Defaults") -> list[str]:
     return _trial("data", node, defaults, build)
 
 
-def _try_model(plain: dict[str, Any], defaults: "_Defaults") -> list[str]:
+def _try_model(plain: dict[str, Any], defaults: Defaults) -> list[str]:
     """Builds the model where tensors have shapes but no memory."""
     import torch
 
@@ -274,11 +193,11 @@ def _try_model(plain: dict[str, Any], defaults: "_Defaults") -> list[str]:
     return _trial("model", plain["model"], defaults, build)
 
 
-def _try_parts(group: str) -> Callable[[dict[str, Any], "_Defaults"], list[str]]:
+def _try_parts(group: str) -> Callable[[dict[str, Any], Defaults], list[str]]:
     return lambda plain, defaults: _trial(group, plain[group], defaults, lambda: make(plain[group]))
 
 
-_TRIALS: dict[str, Callable[[dict[str, Any], "_Defaults"], list[str]]] = {
+_TRIALS: dict[str, Callable[[dict[str, Any], Defaults], list[str]]] = {
     "optimizer": _try_optimizer,
     "scheduler": _try_scheduler,
     "data": _try_data,
@@ -290,7 +209,7 @@ _TRIALS: dict[str, Callable[[dict[str, Any], "_Defaults"], list[str]]] = {
 }
 
 
-def _trial(path: str, node: dict[str, Any], defaults: "_Defaults", build: Callable[[], Any]) -> list[str]:
+def _trial(path: str, node: dict[str, Any], defaults: Defaults, build: Callable[[], Any]) -> list[str]:
     """Builds a part once; its own complaint becomes the line, with the key whose value it quotes."""
     from hydra.errors import InstantiationException
 
@@ -308,28 +227,7 @@ def _trial(path: str, node: dict[str, Any], defaults: "_Defaults", build: Callab
     if message.partition("=")[0] in node:  # it names its key already
         return [f"{path}.{message}"]
     key = next(
-        (k for k, v in node.items() if k not in _HYDRA_KEYS and not isinstance(v, bool) and f": {v}" in message), None
+        (k for k, v in node.items() if k not in HYDRA_KEYS and not isinstance(v, bool) and f": {v}" in message), None
     )
     where = f"{path}.{key}={node[key]}" if key else path
     return [f"{where}: {message}{defaults.advice(f'{path}.{key}', node[key]) if key else ''}"]
-
-
-class _Defaults:
-    """Looks up what a key is by default, for the advice at the end of a line."""
-
-    def __init__(self, group: str, choices: Choices) -> None:
-        self.group, self.option = group, choices.get(group)
-
-    def advice(self, path: str, value: Any) -> str:
-        """`` (the default is 0.001, in conf/optimizer/adamw.yaml)``, or nothing if there is none or it is the value."""
-        file = CONF_DIR / self.group / f"{self.option}.yaml"
-        if not file.exists():
-            return ""
-        default = OmegaConf.select(OmegaConf.load(file), path.partition(".")[2])
-        if default is None or default == value or OmegaConf.is_dict(default):
-            return ""
-        return f" (the default is {_shown(default)}, in conf/{self.group}/{self.option}.yaml)"
-
-
-def _shown(value: Any) -> str:
-    return f"'{value}'" if isinstance(value, str) else str(value)

@@ -1,0 +1,128 @@
+"""Holds the values of ``_target_`` nodes against the signatures of their targets.
+
+Whoever writes a model or a loss writes its checks by writing its signature: names, types, and ranges by ``Annotated``.
+"""
+
+import inspect
+import json
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, get_type_hints
+
+from omegaconf import OmegaConf
+
+from segsweep import CONF_DIR
+from segsweep.config import FACTS
+from segsweep.hints import did_you_mean
+
+Choices = Mapping[str, str]
+
+HYDRA_KEYS = {"_target_", "_partial_", "_recursive_", "_convert_", "_args_"}
+
+
+class Defaults:
+    """Looks up what a key is by default, for the advice at the end of a line."""
+
+    def __init__(self, group: str, choices: Choices) -> None:
+        self.group, self.option = group, choices.get(group)
+
+    def advice(self, path: str, value: Any) -> str:
+        """`` (the default is 0.001, in conf/optimizer/adamw.yaml)``, or nothing if there is none or it is the value."""
+        file = CONF_DIR / self.group / f"{self.option}.yaml"
+        if not file.exists():
+            return ""
+        default = OmegaConf.select(OmegaConf.load(file), path.partition(".")[2])
+        if default is None or default == value or OmegaConf.is_dict(default):
+            return ""
+        return f" (the default is {shown(default)}, in conf/{self.group}/{self.option}.yaml)"
+
+
+def check_node(path: str, node: dict[str, Any], passed: set[str], defaults: Defaults) -> Iterator[str]:
+    """Checks one ``_target_`` node and the nodes inside it.
+
+    Args:
+        path: of the node in the config, e.g. ``data.source``.
+        node: its plain values.
+        passed: arguments of the target that the program passes itself.
+        defaults: for the advice at the end of a line.
+
+    Yields:
+        One line for each mistake.
+    """
+    target = node.get("_target_")
+    if target is None:
+        yield f"{path} has no _target_; every file in conf/{path.split('.')[0]}/ names its class or function"
+        return
+    try:
+        function = _locate(target)
+    except (ImportError, AttributeError, ValueError) as error:
+        yield f"{path}._target_={target!r} cannot be imported: {error}"
+        return
+    given = {key: value for key, value in node.items() if key not in HYDRA_KEYS}
+    parameters = inspect.signature(function).parameters
+    takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    known = {name for name, p in parameters.items() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)} - passed
+    facts = FACTS.get(path, set())
+    for key in given:
+        if key not in known and not takes_any:
+            yield f"{path}.{key}: unknown key. {did_you_mean(key, known | facts)}"
+    for name in known - given.keys():
+        if parameters[name].default is inspect.Parameter.empty and not node.get("_partial_"):
+            yield f"{path}.{name} is not set, and {target} needs it"
+    hints = _hints(function)
+    for key, value in given.items():
+        yield from _check_value(f"{path}.{key}", value, hints.get(key) if key in known else None, defaults)
+
+
+def _check_value(path: str, value: Any, hint: Any, defaults: Defaults) -> Iterator[str]:
+    if isinstance(value, dict) and "_target_" in value:
+        yield from check_node(path, value, set(), defaults)
+    elif _holds_nodes(value):
+        for key, child in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from _check_value(f"{path}.{key}", child, None, defaults)
+    elif hint is not None:
+        problem = _type_problem(value, hint)
+        if problem:
+            yield f"{path}={shown(value)}: {problem}{defaults.advice(path, value)}"
+
+
+def _holds_nodes(value: Any) -> bool:
+    children = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return any(isinstance(child, dict) and "_target_" in child for child in children)
+
+
+def _type_problem(value: Any, hint: Any) -> str | None:
+    """Why a value does not fit an annotation, or None. Read as JSON, so that YAML lists fit tuples."""
+    from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
+    from pydantic_core import SchemaError
+
+    try:
+        adapter = TypeAdapter(hint, config=ConfigDict(arbitrary_types_allowed=True, strict=True))
+        adapter.validate_json(json.dumps(value))
+    except (PydanticUserError, SchemaError, NameError):
+        return None  # an annotation that pydantic does not know says nothing about a YAML value
+    except ValidationError as error:
+        # A union complains once for each member; "is an instance of Tensor" is no advice for YAML.
+        wants = [e["msg"] for e in error.errors() if not e["type"].startswith("is_instance")]
+        unique = list(dict.fromkeys(msg.removeprefix("Input ") for msg in wants or ["does not have the right type"]))
+        return " or ".join(unique)
+    return None
+
+
+def _hints(function: Callable[..., Any]) -> dict[str, Any]:
+    annotated = getattr(function, "__init__") if isinstance(function, type) else function  # noqa: B009
+    try:
+        return get_type_hints(inspect.unwrap(annotated), include_extras=True)
+    except (NameError, TypeError):
+        return {}
+
+
+def _locate(target: str) -> Callable[..., Any]:
+    from hydra.utils import get_method, get_object
+
+    found = get_object(target)
+    return found if isinstance(found, type) else get_method(target)
+
+
+def shown(value: Any) -> str:
+    """A value as a line shows it: text in quotes."""
+    return f"'{value}'" if isinstance(value, str) else str(value)
