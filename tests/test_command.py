@@ -97,6 +97,12 @@ def test_wrong_values_are_named_with_the_fix(composer, overrides, expected):
         assert part in lines[0]
 
 
+def test_a_line_reads_as_a_sentence(composer):
+    assert value_mistakes(composer, "optimizer.lr=abc") == [
+        "optimizer.lr='abc': should be a valid number (the default is 0.005, in conf/optimizer/adamw.yaml)"
+    ]
+
+
 def test_a_correct_config_has_no_mistakes(composer):
     assert value_mistakes(composer) == []
     assert value_mistakes(composer, "model=reseg", "model.cell=lstm", "optimizer=sgd", "scheduler=plateau") == []

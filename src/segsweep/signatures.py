@@ -16,6 +16,9 @@ from segsweep.hints import did_you_mean
 
 Choices = Mapping[str, str]
 
+# Complaints of pydantic about classes that no YAML value can be an instance of.
+_TYPES_YAML_LACKS = ("is_instance", "needs_python_object")
+
 HYDRA_KEYS = {"_target_", "_partial_", "_recursive_", "_convert_", "_args_"}
 
 
@@ -102,7 +105,7 @@ def _type_problem(value: Any, hint: Any) -> str | None:
         return None  # an annotation that pydantic does not know says nothing about a YAML value
     except ValidationError as error:
         # A union complains once for each member; "is an instance of Tensor" is no advice for YAML.
-        wants = [e["msg"] for e in error.errors() if not e["type"].startswith("is_instance")]
+        wants = [e["msg"] for e in error.errors() if not e["type"].startswith(_TYPES_YAML_LACKS)]
         unique = list(dict.fromkeys(msg.removeprefix("Input ") for msg in wants or ["does not have the right type"]))
         return " or ".join(unique)
     return None
