@@ -12,9 +12,9 @@ from segsweep import CONF_DIR
 
 # A scene or two of everything: what is under test is the plumbing, not the accuracy.
 TINY = [
-    "data.source.num_train=12",
-    "data.source.num_val=4",
-    "data.source.num_test=5",
+    "data.num_train=12",
+    "data.num_val=4",
+    "data.num_test=5",
     "data.batch_size=4",
     "trainer=cpu",
     "trainer.precision=32-true",

@@ -13,11 +13,12 @@ from PIL import Image
 from pytorch_lightning.callbacks import Checkpoint, EarlyStopping, RichProgressBar
 from pytorch_lightning.loggers import TensorBoardLogger
 
-from segsweep.data.datamodule import EvalBatches
+from segsweep.data.batches import EvalBatches
 from segsweep.files import write_atomic
 from segsweep.metrics import best_is, summarise
 from segsweep.models.blocks import resize_to
 from segsweep.pictures import Picture, stack, strip
+from segsweep.task import Task
 from segsweep.types import DataSpec
 
 _NUM_PICTURES = 8
@@ -83,7 +84,8 @@ class ImagePanel(pl.Callback):
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Draws the panel."""
         batches: EvalBatches = trainer.datamodule.val_dataloader()  # type: ignore[attr-defined]
-        panel = stack([picture for _, picture in draw(pl_module, batches, fixed_positions(batches))])
+        task: Task = pl_module  # type: ignore[assignment]
+        panel = stack([picture for _, picture in draw(task, batches, fixed_positions(batches))])
         logger: TensorBoardLogger = trainer.logger  # type: ignore[assignment]
         logger.experiment.add_image("val/image_truth_prediction_error", panel, trainer.global_step, dataformats="HWC")
 
@@ -101,19 +103,19 @@ def worst_positions(confusion_NKK: NDArray[np.int32], spec: DataSpec) -> list[in
     return [int(i) for i in ranked[:_NUM_PICTURES]]
 
 
-def draw(task: pl.LightningModule, batches: EvalBatches, positions: list[int]) -> list[tuple[int, Picture]]:
+def draw(task: Task, batches: EvalBatches, positions: list[int]) -> list[tuple[int, Picture]]:
     """One strip image | truth | prediction | error for each position; ``task`` is in evaluation mode."""
     pictures = []
     for position in positions:
         batch = batches.batch([position])
         with torch.inference_mode(), task.trainer.precision_plugin.forward_context():
-            logits = resize_to(task(batch.image).logits.float(), batch.mask)
+            logits = resize_to(task.segment(batch.image).logits.float(), batch.mask)
         image, truth, prediction = (x[0].cpu().numpy() for x in (batch.image, batch.mask, logits.argmax(dim=1)))
         pictures.append((position, strip(image, truth, prediction, batches.spec)))
     return pictures
 
 
-def write_examples(folder: Path, task: pl.LightningModule, batches: EvalBatches, worst: list[int]) -> None:
+def write_examples(folder: Path, task: Task, batches: EvalBatches, worst: list[int]) -> None:
     """Writes ``fixed-<position>.png``, ``worst-<rank>-<position>.png``, eight of each."""
     folder.mkdir(exist_ok=True)
     for position, picture in draw(task, batches, fixed_positions(batches)):

@@ -11,13 +11,13 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from segsweep.config import TOP_LEVEL, arguments, make, make_partial, settle, settle_trainer
+from segsweep.config import TOP_LEVEL, arguments, data_nodes, make, make_partial, settle, settle_trainer
 from segsweep.hints import did_you_mean
 from segsweep.signatures import HYDRA_KEYS, Choices, Defaults, check_node, shown
 
 # Arguments that ``config.build`` passes itself.
 _PASSED = {
-    "data": {"augment", "regime", "seed"},
+    "data": {"source", "augment", "regime", "seed"},
     "optimizer": {"params"},
     "scheduler": {"optimizer", "total_steps", "mode"},
     "trainer": {"logger", "callbacks", "plugins", "default_root_dir"},
@@ -30,7 +30,13 @@ _TRAINER_ALLOWED: dict[str, tuple[Any, ...]] = {
     "enable_checkpointing": (True,),  # a run without checkpoints could be neither scored nor continued
     "barebones": (False,),
 }
-_MISSING_HINTS = {"data.root": "the folder of the dataset, e.g. data.root=/data/camvid"}
+_DOCTOR = "{}; segsweep-data with the same overrides looks at the masks and suggests it"
+_MISSING_HINTS = {
+    "data.root": "the folder of the dataset, e.g. data.root=/data/camvid",
+    "data.num_classes": _DOCTOR.format("data.num_classes=2"),
+    "data.class_names": _DOCTOR.format("data.class_names=[background,cell]"),
+    "data.size": _DOCTOR.format("data.size=[256,256]"),
+}
 
 
 def mistakes(cfg: DictConfig, choices: Choices) -> list[str]:
@@ -44,8 +50,8 @@ def mistakes(cfg: DictConfig, choices: Choices) -> list[str]:
     unresolved = [] if lines else list(_unresolved(cfg))
     if lines or unresolved:
         # What depends on a missing value cannot be checked; the other groups can.
-        return lines + unresolved + _check_values(_without_missing(cfg), choices)
-    return _check_values(settle(cfg), choices)
+        return lines + unresolved + check_values(_without_missing(cfg), choices)
+    return check_values(settle(cfg), choices)
 
 
 def _unknown_top_level(cfg: DictConfig) -> Iterator[str]:
@@ -58,7 +64,12 @@ def _missing(cfg: DictConfig) -> Iterator[str]:
     flat = OmegaConf.to_container(cfg, resolve=False)
     for path, value in _leaves(flat, ""):
         if value == "???":  # OmegaConf's mark of a value that must be given
-            yield f"{path} is not set. Give {_MISSING_HINTS.get(path, f'a value: {path}=...')}"
+            yield not_set(path)
+
+
+def not_set(path: str) -> str:
+    """The line about a key that has to be given."""
+    return f"{path} is not set. Give {_MISSING_HINTS.get(path, f'a value: {path}=...')}"
 
 
 def _unresolved(cfg: DictConfig) -> Iterator[str]:
@@ -90,18 +101,35 @@ def _without_missing(cfg: DictConfig) -> dict[str, Any]:
     return {key: settle_trainer(node) if key == "trainer" else node for key, node in plain.items()}
 
 
-def _check_values(plain: dict[str, Any], choices: Choices) -> list[str]:
+def check_values(plain: dict[str, Any], choices: Choices) -> list[str]:
+    """The mistakes of settled groups, without those about keys that are missing.
+
+    Args:
+        plain: some or all groups and keys of the top level.
+        choices: option of each group.
+    """
     lines: list[str] = []
     for group, node in plain.items():
         if isinstance(node, dict):
-            found = list(
-                check_node(group, arguments(plain, group), _PASSED.get(group, set()), Defaults(group, choices))
-            )
+            found = [
+                line
+                for part in _nodes(group, plain)
+                for line in check_node(group, part, _PASSED.get(group, set()), Defaults(group, choices))
+            ]
             lines += found
             if not found and group in _TRIALS:
                 lines += _TRIALS[group](plain, Defaults(group, choices))
     lines += _check_scalars(plain)
     return lines
+
+
+def _nodes(group: str, plain: dict[str, Any]) -> tuple[dict[str, Any], ...]:
+    """The ``_target_`` nodes of a group: one, but for the data, whose keys serve the source and the DataModule."""
+    node = arguments(plain, group)
+    try:
+        return data_nodes(node) if group == "data" else (node,)
+    except Exception:  # Hydra raises its own and plain ones; check_node names what is wrong with the target
+        return (node,)
 
 
 def _check_scalars(plain: dict[str, Any]) -> Iterator[str]:
@@ -176,8 +204,9 @@ def _try_data(plain: dict[str, Any], defaults: Defaults) -> list[str]:
     node = plain["data"]
 
     def build() -> None:
-        make(node["source"])
-        make_partial({**node, "source": None})(augment=None, regime=None, seed=0)
+        source, module = data_nodes(node)
+        make_partial({**module, "source": None})(augment=None, regime=None, seed=0)  # first: it is quick
+        make(source)
 
     return _trial("data", node, defaults, build)
 
@@ -221,6 +250,8 @@ def _trial(path: str, node: dict[str, Any], defaults: Defaults, build: Callable[
         cause = error
     else:
         return []
+    if isinstance(lines := getattr(cause, "lines", None), list):  # a DataError: each line says everything
+        return lines
     message = (str(cause) or repr(cause)).splitlines()[0]
     if message.startswith("data."):
         return [message]

@@ -29,8 +29,13 @@ from segsweep.run import ConfigError, new_folder
 VERSION_BASE = "1.3"
 
 
-def run_app(app: Callable[[], None]) -> None:
-    """Runs a Hydra app; exits with 1 and one line a mistake, or with the traceback if ``HYDRA_FULL_ERROR=1`` is set."""
+def run_app(app: Callable[[], None], arguments: list[str]) -> None:
+    """Runs a command; exits with 1 and one line a mistake, or with the traceback if ``HYDRA_FULL_ERROR=1`` is set.
+
+    Args:
+        app: the command, which composes a config from the arguments.
+        arguments: of the command line.
+    """
     if os.environ.get("HYDRA_FULL_ERROR") == "1":
         return app()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises what it would otherwise print itself
@@ -42,7 +47,7 @@ def run_app(app: Callable[[], None]) -> None:
         if getattr(error, "is_reported", False):  # the run has logged it already
             sys.exit(1)
         if isinstance(error, HydraException | OmegaConfBaseException):
-            _stop(_all_mistakes(sys.argv[1:]) or [str(error).splitlines()[0]])
+            _stop(_all_mistakes(arguments) or [str(error).splitlines()[0]])
         _stop(str(error).splitlines() if isinstance(error, ConfigError) else [f"{type(error).__name__}: {error}"])
     finally:
         del os.environ["HYDRA_FULL_ERROR"]
@@ -99,6 +104,13 @@ def _no_warning_instead() -> Iterator[None]:
         _stop(_all_mistakes(sys.argv[1:]) or [traceback.format_exc()])
     except Exception:
         _stop(["the config cannot be checked, which is a defect of segsweep: " + traceback.format_exc()])
+
+
+def compose_job(overrides: list[str]) -> tuple[DictConfig, dict[str, str]]:
+    """Composes the config of one job outside Hydra's own app: the config and the option of each group."""
+    with initialize_config_dir(str(CONF_DIR), version_base=VERSION_BASE):
+        cfg = compose("train", overrides, return_hydra_config=True)
+    return _job_config(cfg), dict(cfg.hydra.runtime.choices)
 
 
 def _is_typed(config: DictConfig, key: str) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import inspect
 import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -35,7 +36,14 @@ FACTS = {"model": {"family"}, "trainer": {"early_stopping"}}
 NON_SEMANTIC = (
     "name",
     "data.root",
-    "data.source.root",
+    "data.max_pixels",
+    "data.follow_links",
+    "data.allow_leak",
+    "data.download",
+    "data.downloader",
+    "data.obtain",
+    "data.storage",
+    "data.num_workers",
     "trainer.enable_progress_bar",
     "trainer.enable_model_summary",
     "trainer.log_every_n_steps",
@@ -50,6 +58,12 @@ def settle(cfg: DictConfig) -> dict[str, Any]:
     """
     plain: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)  # type: ignore[assignment]
     return {**plain, "trainer": settle_trainer(plain["trainer"])}
+
+
+def plain_group(cfg: DictConfig, group: str) -> dict[str, Any]:
+    """One group as plain values; what has to be given and is not stays ``???``."""
+    node: dict[str, Any] = OmegaConf.to_container(cfg[group], resolve=True, throw_on_missing=False)  # type: ignore[assignment]
+    return node
 
 
 def settle_trainer(node: dict[str, Any]) -> dict[str, Any]:
@@ -115,6 +129,32 @@ def build_model(plain: dict[str, Any]) -> nn.Module:
     return model
 
 
+def data_nodes(node: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Divides the data's node by signatures: what its ``_target_`` (the source) takes, and what the DataModule takes.
+
+    Facts that both need, such as ``class_names``, go to both; a key that neither knows stays with the source.
+    """
+    from hydra.utils import get_class
+
+    from segsweep.data.datamodule import DataModule
+
+    source = set(inspect.signature(get_class(node["_target_"])).parameters)
+    module = set(inspect.signature(DataModule).parameters)
+    ours = {"_target_": f"{DataModule.__module__}.DataModule"}
+    return (
+        {key: value for key, value in node.items() if key in source or key not in module},
+        ours | {key: value for key, value in node.items() if key in module},
+    )
+
+
+def build_data(plain: dict[str, Any]) -> DataModule:
+    """Builds the source and the DataModule over it; looks at names, opens no image."""
+    source, module = data_nodes(plain["data"])
+    parts = {"augment": make(plain["augment"]), "regime": make(plain["regime"]), "seed": plain["seed"]}
+    data: DataModule = make_partial(module)(source=make(source), **parts)
+    return data
+
+
 def build(plain: dict[str, Any], model: nn.Module, folder: Path, resume_step: int | None) -> Parts:
     """Builds everything around the model.
 
@@ -127,7 +167,7 @@ def build(plain: dict[str, Any], model: nn.Module, folder: Path, resume_step: in
     from segsweep import callbacks, checkpoints
     from segsweep.task import Task
 
-    data = make_partial(plain["data"])(augment=make(plain["augment"]), regime=make(plain["regime"]), seed=plain["seed"])
+    data = build_data(plain)
     task = Task(
         model,
         make(plain["loss"]),

@@ -16,6 +16,9 @@ from segsweep.files import write_atomic
 from segsweep.metrics import VERSION, confusion_per_image, summarise
 from segsweep.types import DataSpec
 
+_VERSION = 2  # of what is computed here
+_GRID = (64, 64)  # places of the location prior: images may differ in size
+
 
 def floors(store: Store, spec: DataSpec) -> dict[str, dict[str, float]]:
     """Scores of both floors on val and test, computed once for a dataset and kept beside it.
@@ -23,7 +26,7 @@ def floors(store: Store, spec: DataSpec) -> dict[str, dict[str, float]]:
     Returns:
         ``most_frequent`` and ``location_prior`` -> ``val/miou``, ``test/miou``, ``test/pixel_accuracy`` and so on.
     """
-    file = store.folder / f"floors-{VERSION}.json"
+    file = store.folder / f"floors-{VERSION}.{_VERSION}.json"
     if not file.exists():
         write_atomic(file, json.dumps(_compute(store, spec)).encode())
     result: dict[str, dict[str, float]] = json.loads(file.read_text())
@@ -31,8 +34,8 @@ def floors(store: Store, spec: DataSpec) -> dict[str, dict[str, float]]:
 
 
 def _compute(store: Store, spec: DataSpec) -> dict[str, dict[str, float]]:
-    counts_KHW = _class_counts(store.splits["train"].masks, spec.num_classes)
-    most_frequent = np.full(spec.size, counts_KHW.sum(axis=(1, 2)).argmax(), np.uint8)
+    counts_KHW = _class_counts(store.splits["train"], spec)
+    most_frequent = np.full(_GRID, counts_KHW.sum(axis=(1, 2)).argmax(), np.uint8)
     location_prior = counts_KHW.argmax(axis=0).astype(np.uint8)
     return {
         name: {
@@ -44,8 +47,14 @@ def _compute(store: Store, spec: DataSpec) -> dict[str, dict[str, float]]:
     }
 
 
-def _class_counts(masks_NHW: Pixels, num_classes: int) -> NDArray[np.int64]:
-    return np.stack([(masks_NHW == k).sum(axis=0) for k in range(num_classes)])
+def _class_counts(split: Split, spec: DataSpec) -> NDArray[np.int64]:
+    """(K, h, w) how many training masks have each class at each place of a grid that is laid over all of them."""
+    counts = np.zeros((spec.num_classes, *_GRID), np.int64)
+    for position in np.flatnonzero(split.has_label):
+        mask = np.asarray(Image.fromarray(split.mask(int(position))).resize(_GRID[::-1], Image.Resampling.NEAREST))
+        for k in np.unique(mask[mask < spec.num_classes]):
+            counts[k] += mask == k
+    return counts
 
 
 def _score(prediction: Pixels, split: Split, spec: DataSpec) -> dict[str, float]:

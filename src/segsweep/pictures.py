@@ -4,7 +4,7 @@ import colorsys
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from segsweep.types import DataSpec
 
@@ -14,6 +14,8 @@ _IGNORED = (90, 90, 90)
 _WRONG = (230, 30, 30)
 _MIN_HEIGHT = 96  # pixels: smaller images are enlarged by a whole factor, so that one can see something
 _MAX_HEIGHT = 256
+_CELL = 160  # pixels, longer side of a picture on a contact sheet
+_LINE = 14  # pixels, height of a line of text
 
 
 def palette(num_classes: int) -> NDArray[np.uint8]:
@@ -59,6 +61,67 @@ def strip(
         _resize(colours[prediction], (height, width)),
     ]
     return np.concatenate([photo_shown, *masks, error], axis=1)
+
+
+def contact_sheet(
+    rows: list[tuple[str, NDArray[np.uint8], NDArray[np.uint8]]], spec: DataSpec, columns: int = 3
+) -> Picture:
+    """Image | mask | overlay of several images, with their names and a legend of the classes.
+
+    Args:
+        rows: name, image (h, w, C) uint8, mask (h, w) uint8.
+        spec: facts of the data.
+        columns: how many stand beside each other.
+    """
+    colours = palette(spec.num_classes)
+    cells = []
+    for name, image, mask in rows:
+        photo = np.repeat(image, 3, axis=2) if image.shape[2] == 1 else image
+        painted = colours[np.where(mask == spec.ignore_index, 255, mask)]
+        tinted = np.where((painted.sum(axis=2) > 0)[..., None], (photo // 2 + painted // 2), photo)
+        size = _cell_size(*mask.shape)
+        parts = [_resize(photo, size, Image.Resampling.BILINEAR), _resize(painted, size), _resize(tinted, size)]
+        cells.append(np.concatenate([_caption(name, 3 * size[1]), np.concatenate(parts, axis=1)]))
+    height, width = (max(cell.shape[i] for cell in cells) for i in (0, 1))
+    fitted = [np.pad(c, ((0, height - c.shape[0] + 6), (0, width - c.shape[1] + 6), (0, 0))) for c in cells]
+    blank = np.zeros_like(fitted[0])
+    grid = [
+        np.concatenate((fitted[i : i + columns] + [blank] * columns)[:columns], axis=1)
+        for i in range(0, len(fitted), columns)
+    ]
+    return np.concatenate([_legend(spec, colours, grid[0].shape[1]), *grid])
+
+
+def _cell_size(height: int, width: int) -> tuple[int, int]:
+    scale = _CELL / max(height, width)
+    return max(1, round(height * scale)), max(1, round(width * scale))
+
+
+def _caption(text: str, width: int) -> Picture:
+    canvas = Image.new("RGB", (width, _LINE))
+    shown = text if len(text) * 6 < width else "..." + text[-(width // 6 - 4) :]
+    ImageDraw.Draw(canvas).text((2, 1), shown.encode("ascii", "replace").decode(), fill=(220, 220, 220))
+    return np.array(canvas)
+
+
+def _legend(spec: DataSpec, colours: NDArray[np.uint8], width: int) -> Picture:
+    """Coloured squares with the names of the classes, in as many lines as they need."""
+    names = [(str(name), tuple(colours[k].tolist())) for k, name in enumerate(spec.class_names)] + [
+        ("ignored", _IGNORED)
+    ]
+    places, x, y = [], 4, 0
+    for name, colour in names:
+        needed = 6 * len(name) + 28
+        if x + needed > width and x > 4:
+            x, y = 4, y + _LINE
+        places.append((x, y, name, colour))
+        x += needed
+    canvas = Image.new("RGB", (width, y + _LINE + 4))
+    draw = ImageDraw.Draw(canvas)
+    for x, y, name, colour in places:
+        draw.rectangle((x, y + 2, x + 10, y + 12), fill=colour, outline=(120, 120, 120))
+        draw.text((x + 15, y + 1), name.encode("ascii", "replace").decode(), fill=(220, 220, 220))
+    return np.array(canvas)
 
 
 def stack(strips: list[Picture]) -> Picture:

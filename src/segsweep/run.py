@@ -35,11 +35,13 @@ class Run:
     Attributes:
         folder: of the run.
         record: what ``record.json`` holds; ``save`` writes it.
+        before: what it held when this session began.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.record: dict[str, Any] = {}
+        self.before: dict[str, Any] = {}
 
     @property
     def is_completed(self) -> bool:
@@ -81,12 +83,13 @@ def open_run(folder: Path, facts: Mapping[str, Any]) -> Iterator[Run]:
         before = read_record(folder)
         if before is not None:
             _refuse_other_config(folder, before, facts)
+            run.before = before
             if before.get("status") == "completed":
                 run.record = before
                 yield run
                 return
         started = time.time()
-        earlier_s = (before or {}).get("wall_s", 0.0)  # of sessions that this one continues
+        earlier_s = run.before.get("wall_s", 0.0)  # of sessions that this one continues
         run.save(schema=SCHEMA, status="running", error=None, started=_now(), finished=None, **facts)
         _append_to_ledger(run)
         try:

@@ -18,6 +18,7 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from segsweep.metrics import Confusion, best_is, summarise
 from segsweep.models.blocks import resize_to
 from segsweep.rng import mix
+from segsweep.tiling import segment_by_tiles
 from segsweep.types import Batch, DataSpec, SegmenterOutput
 
 Loss = Callable[[SegmenterOutput, Batch], dict[str, Tensor]]
@@ -153,9 +154,15 @@ class Task(pl.LightningModule):
         """Positions of the images of the last test in their split: all of them, unless it was limited."""
         return sorted(torch.cat(list(self.eval_confusion.indices)).tolist())
 
+    def segment(self, image: Tensor) -> SegmenterOutput:
+        """Segments whole images (N, C, H, W): in one piece, or by overlapping tiles if the data says so."""
+        if self.spec.tile is None:
+            return self.forward(image)
+        return segment_by_tiles(self.model, image, self.spec.tile, self.spec.tile_overlap)
+
     def _score(self, batch: Batch) -> None:
         """The loss at the size of the image, as in training; the metrics at the native size of the mask."""
-        output: SegmenterOutput = self.model(batch.image)
+        output = self.segment(batch.image)
         mask = F.interpolate(batch.mask[:, None].float(), batch.image.shape[-2:], mode="nearest")[:, 0].long()
         self._add(self.loss(output, batch._replace(mask=mask)), batch)
         self.eval_confusion.update(resize_to(output.logits.float(), batch.mask), batch.mask, batch.index)

@@ -3,6 +3,8 @@
 import logging
 import os
 import signal
+import sys
+import time
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -15,10 +17,13 @@ from omegaconf import DictConfig, OmegaConf
 from segsweep import CONF_DIR, command
 from segsweep.allocator import keep_memory_between_steps
 from segsweep.config import Parts, build, build_model, fingerprint, semantic_part, settle
-from segsweep.run import Run, git_state, open_run, redact, versions
+from segsweep.run import ConfigError, Run, git_state, open_run, redact, versions
 
 if TYPE_CHECKING:
     from torch import nn
+
+    from segsweep.data.datamodule import DataModule
+    from segsweep.data.storage import Store
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +36,7 @@ _LIGHTNING_NOISE = (
 
 def main() -> None:
     """The command ``segsweep``, all but its ``--help``."""
-    command.run_app(app)
+    command.run_app(app, sys.argv[1:])
 
 
 @hydra.main(config_path=str(CONF_DIR), config_name="train", version_base=command.VERSION_BASE)
@@ -110,15 +115,23 @@ def _describe(model: "nn.Module", plain: dict[str, Any]) -> dict[str, int]:
 
     data = plain["data"]
     parameters = cost.count_parameters(model)
-    flops = cost.count_flops(model, data["in_channels"], tuple(data["size"]))
-    if data["crop"]:
-        cost.count_flops(model, data["in_channels"], tuple(data["crop"]))
-    log.info("model %s: %.3f M parameters, %.3f GFLOPs an image", type(model).__name__, parameters / 1e6, flops / 1e9)
-    return {"parameters": parameters, "flops": flops}
+    sizes = [tuple(data[key]) for key in ("size", "crop", "tile") if data[key]]
+    if not sizes:
+        return {"parameters": parameters}  # every image has a size of its own
+    flops = [cost.count_flops(model, data["in_channels"], size) for size in dict.fromkeys(sizes)]
+    log.info(
+        "model %s: %.3f M parameters, %.3f GFLOPs for %dx%d pixels",
+        type(model).__name__,
+        parameters / 1e6,
+        flops[0] / 1e9,
+        *sizes[0],
+    )
+    return {"parameters": parameters, "flops": flops[0]}
 
 
 def _fit(run: Run, model: "nn.Module", plain: dict[str, Any]) -> Parts:
     """Trains, from the newest whole checkpoint if the folder has one."""
+    from segsweep import cost
     from segsweep.checkpoints import HashedCheckpointIO, newest_whole
     from segsweep.floors import floors
 
@@ -129,18 +142,20 @@ def _fit(run: Run, model: "nn.Module", plain: dict[str, Any]) -> Parts:
         first_epoch, resume_step = state["epoch"] + 2, state["global_step"]
     parts = build(plain, model, run.folder, resume_step)
     data, trainer = parts.data, parts.trainer
-    sizes = {name: len(split.items) for name, split in data.store.splits.items()}
+    store = _open_data(run, data)
+    sizes = {name: len(split.items) for name, split in store.splits.items()}
+    if "flops" not in run.record:  # images keep their own size, which only now is known
+        run.save(flops=cost.count_flops(model, data.spec.in_channels, data.train_size))
     run.save(
-        floors=floors(data.store, data.spec),
+        floors=floors(store, data.spec),
         data={
-            "fingerprint": data.store.fingerprint,
+            "fingerprint": store.fingerprint,
             "split_sizes": sizes,
-            "size": list(data.spec.size),
+            "size": list(data.train_size),
             "class_names": list(data.spec.class_names),
             "labelled_fraction": data.labelled_fraction,
         },
     )
-    log.info("data: %s images of %dx%d pixels, %d classes", _words(sizes), *data.spec.size, data.spec.num_classes)
     parts.logger.experiment.add_text("config", f"```yaml\n{(run.folder / 'config.yaml').read_text()}```")
     log.info(
         "training: epochs %d to %s on %s, %s, %d threads",
@@ -152,6 +167,31 @@ def _fit(run: Run, model: "nn.Module", plain: dict[str, Any]) -> Parts:
     )
     trainer.fit(parts.task, datamodule=data, ckpt_path=checkpoint, weights_only=True)
     return parts
+
+
+def _open_data(run: Run, data: "DataModule") -> "Store":
+    """Opens the decoded data, says what was found in it, and refuses to go on with a run on other data."""
+    start = time.perf_counter()
+    store = data.store
+    for note in store.notes:
+        log.log(logging.WARNING if note.level == "warning" else logging.INFO, "data: %s", note.text)
+    if store.leaks:
+        log.warning("data: %d pictures are in two splits, which data.allow_leak permits", len(store.leaks))
+    before = (run.before.get("data") or {}).get("fingerprint", store.fingerprint)
+    if before != store.fingerprint:
+        raise ConfigError(
+            f"{_shown(run.folder)} was started on other data: the files below data.root have changed since "
+            f"(fingerprint {before[:12]}, now {store.fingerprint[:12]}). Restore them, or choose another name="
+        )
+    sizes = ", ".join(f"{len(split.items):,} {name}" for name, split in store.splits.items())
+    log.info(
+        "data: %s images, %d classes, %.0f MB decoded, open in %.2f s",
+        sizes,
+        data.spec.num_classes,
+        store.num_bytes() / 1e6,
+        time.perf_counter() - start,
+    )
+    return store
 
 
 def _test(run: Run, parts: Parts, plain: dict[str, Any]) -> None:
@@ -218,10 +258,6 @@ def _metrics(line: dict[str, Any]) -> dict[str, float | None]:
 def _shown(folder: Path) -> str:
     """Relative, so that a log says nothing about the machine it was written on."""
     return os.path.relpath(folder)
-
-
-def _words(sizes: dict[str, int]) -> str:
-    return ", ".join(f"{num:,} {name}" for name, num in sizes.items())
 
 
 def _yaml(cfg: DictConfig) -> str:

@@ -52,7 +52,9 @@ class DataSpec:
         ignore_index: mask value (0..255) that is neither trained on nor scored.
         mean: per channel, in 0..1.
         std: per channel, in 0..1.
-        size: (H, W) in pixels to which images are decoded.
+        size: (H, W) in pixels to which images are decoded; None: each keeps its own.
+        tile: (h, w) in pixels of the overlapping tiles to score by; None: whole images.
+        tile_overlap: share of a tile, in 0..0.9, that the next one covers again.
     """
 
     class_names: tuple[str, ...]
@@ -60,7 +62,9 @@ class DataSpec:
     ignore_index: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    size: tuple[int, int]
+    size: tuple[int, int] | None
+    tile: tuple[int, int] | None = None
+    tile_overlap: float = 0.25
 
     @property
     def num_classes(self) -> int:

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from sklearn.datasets import load_digits
 
-from segsweep.data.storage import SPLITS, Item, Pixels
+from segsweep.data.splits import SPLITS
+from segsweep.data.storage import Item, Pixels, Sample
 
 _VERSION = 1  # raise it with any change below: scenes would differ
 _TRIES = 20  # places tried for a digit before the scene does without it
@@ -23,7 +24,7 @@ Grey = NDArray[np.float64]
 
 
 class Digits:
-    """Scene i of a split is a pure function of (seed, split, i).
+    """Scene i of a split is a pure function of (scene_seed, split, i).
 
     Args:
         size: (H, W) of a scene in pixels.
@@ -34,7 +35,7 @@ class Digits:
         digit_size: smallest and largest side of a digit in pixels.
         max_strokes: a scene holds 0..max_strokes distractor strokes.
         noise: standard deviation of the pixel noise, in 0..1.
-        seed: of the scenes; independent of the run's seed, so that all runs see the same data.
+        scene_seed: of the scenes; independent of the run's seed, so that all runs see the same data.
 
     Raises:
         ValueError: the largest digit does not fit the scene.
@@ -50,15 +51,15 @@ class Digits:
         digit_size: tuple[int, int],
         max_strokes: Annotated[int, Ge(0)],
         noise: Annotated[float, Ge(0)],
-        seed: int,
+        scene_seed: int,
     ) -> None:
         if not 8 <= digit_size[0] <= digit_size[1] <= min(size):  # the scans have 8x8 pixels
             raise ValueError(
-                f"data.source.digit_size={list(digit_size)} must rise from 8 or more and fit data.size={list(size)}"
+                f"data.digit_size={list(digit_size)} must rise from 8 or more and fit data.size={list(size)}"
             )
         self.size = (size[0], size[1])
         self.max_digits, self.digit_size, self.max_strokes = max_digits, tuple(digit_size), max_strokes
-        self.noise, self.seed = noise, seed
+        self.noise, self.seed = noise, scene_seed
         counts = zip(SPLITS, (num_train, num_val, num_test), strict=True)
         self._items = {split: [Item(f"{i:05d}", f"{i:05d}") for i in range(num)] for split, num in counts}
 
@@ -72,7 +73,7 @@ class Digits:
         """Scenes are independent: each is a group of its own."""
         return self._items
 
-    def read(self, split: str, position: int) -> tuple[Pixels, Pixels]:
+    def read(self, split: str, position: int) -> Sample:
         """Composes one scene: grey image (H, W, 1) and mask (H, W)."""
         rng = np.random.default_rng([self.seed, SPLITS.index(split), position])
         scene, mask = _background(rng, self.size), np.zeros(self.size, np.uint8)
@@ -88,7 +89,7 @@ class Digits:
             scene = _draw(scene, whole, rng, sign=1)
             mask[whole > _INK] = label
         scene = scene + rng.normal(0, self.noise, self.size)
-        return (scene.clip(0, 1) * 255).round().astype(np.uint8)[:, :, None], mask
+        return Sample((scene.clip(0, 1) * 255).round().astype(np.uint8)[:, :, None], mask, {})
 
     def _digit(self, rng: np.random.Generator, split: str) -> tuple[Grey, int]:
         """A scanned digit, enlarged and rotated: ink in 0..1 and its class 1..10."""

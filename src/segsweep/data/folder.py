@@ -1,133 +1,263 @@
-"""Image and mask files in parallel folders, one pair of folders a split."""
+"""Images and masks in files, in whatever layout somebody else chose: patterns say where they are, options how to read.
 
-import re
+``conf/data/folder.yaml`` documents every option; a dataset is one YAML file that overrides some of them.
+"""
+
 from pathlib import Path
+from typing import Annotated, Any, Literal
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from annotated_types import Ge, Gt
 
-from segsweep.data.storage import SPLITS, Item, Pixels
+from segsweep.data.download import download as fetch
+from segsweep.data.labels import Class, Labels
+from segsweep.data.layout import Pair, find_pairs, missing_root
+from segsweep.data.patterns import File
+from segsweep.data.problems import DataError, Problem
+from segsweep.data.rasters import Raster, count_pages, open_raster, refuse_not_finite, to_image, turn_upright
+from segsweep.data.storage import Item, Pixels, Sample
 
-# A list, so that no other of Pillow's readers ever opens a user's file.
-_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF")
-_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif"}
+_TRANSPOSED = (5, 6, 7, 8)  # Exif orientations that swap height and width
 
 
 class Folder:
-    """Pairs images and masks of equal stem.
+    """Reads image and mask files.
 
     Args:
         root: folder of the dataset.
-        images: folder of a split's images below ``root``, with the placeholder ``{split}``.
-        masks: the same for the masks: one channel, or palette files read by index.
+        images: pattern of the images below ``root``; ``segsweep.data.patterns`` shows the syntax.
+        masks: pattern of the masks, or class -> pattern for one mask a class (later classes lie on top). Placeholders
+            shared with ``images`` pair them; further ones in ``masks`` make several masks of an image one.
+        unlabelled: pattern of images without masks; they join train.
+        valid: pattern of masks that are 0 where an image is not to be looked at.
+        splits: for train, val and test a value of the placeholder ``{split}``, a list file below ``root`` (``*.txt``),
+            or a share of the images that no other split names (of train's, if it names some); train may be null:
+            what is left.
+        group_by: placeholder whose images are not independent (tile, patient, video) and never straddle splits made by
+            share or fold. None: every image is a group of its own.
+        fold: which of ``num_folds`` folds is held out, from 0.
+        num_folds: replaces the shares in ``splits``.
+        split_seed: of the shares and folds; the run's seed does not change them.
+        exclude: names of images to leave out: path below ``root``, with or without suffix.
+        label_map: mask value -> class (name, number or ``ignore``).
+        threshold: mask values above it are class 1, others class 0.
+        palette: mask colour -> class (name, number or ``ignore``).
         in_channels: 1 (read as grey) or 3 (read as RGB).
-        group: regular expression matched at the start of a stem; images with the same match (frames of one video, say)
-            belong to one group. None: every image is a group of its own.
+        scale: image values that become black and white; None: 8-bit images as they are.
+        alpha: what to do with transparent images.
+        exif: what to do with rotation tags where the mask's size does not tell.
+        page: of files with several pages; ``all`` makes each an image of its own.
+        max_pixels: larger images are refused, unless they are trained on by crops and scored by tiles.
+        follow_links: whether links may lead out of ``root``.
+        class_names: one per class, for ``label_map`` and ``palette``.
+        ignore_index: mask value to leave out.
+        size: None if images are trained on at their own size.
+        tile: None if images are scored in one piece.
+        download: whether to fetch the data if it is not there.
+        downloader: class of torchvision that fetches it.
+        obtain: what to download and where to put it, said when the data is not there.
 
     Raises:
-        FileNotFoundError: ``root`` or a split's folder does not exist.
-        ValueError: an image has no mask or the reverse, two files share a stem, or a pattern lacks ``{split}``.
+        DataError: files are missing, have no partner, or cannot be told apart; all such problems at once.
+        ValueError: options contradict each other.
     """
 
-    def __init__(self, root: str, images: str, masks: str, in_channels: int, group: str | None) -> None:
+    def __init__(
+        self,
+        root: str,
+        images: str,
+        masks: str | dict[str, str],
+        unlabelled: str | None,
+        valid: str | None,
+        splits: dict[Literal["train", "val", "test"], str | Annotated[float, Gt(0)] | None],
+        group_by: str | None,
+        fold: Annotated[int, Ge(0)] | None,
+        num_folds: Annotated[int, Ge(2)] | None,
+        split_seed: Annotated[int, Ge(0)],
+        exclude: list[str],
+        label_map: dict[int, Class] | None,
+        threshold: float | None,
+        palette: dict[str, Class] | None,
+        in_channels: Annotated[int, Ge(1)],
+        scale: tuple[float, float] | None,
+        alpha: Literal["drop", "composite"] | None,
+        exif: Literal["apply", "ignore"] | None,
+        page: Annotated[int, Ge(0)] | Literal["all"] | None,
+        max_pixels: Annotated[float, Gt(0)],
+        follow_links: bool,
+        class_names: list[str] | None,
+        ignore_index: int,
+        size: tuple[int, int] | None,
+        tile: tuple[int, int] | None,
+        download: bool,
+        downloader: str | None,
+        obtain: str | None,
+    ) -> None:
         self.root = Path(root).expanduser()
-        self.in_channels = in_channels
-        self.patterns = (images, masks)
-        if not self.root.is_dir():
-            raise FileNotFoundError(
-                f"data.root={root} is not a folder (looked in {self.root.absolute()}). "
-                f"Set data.root to the extracted dataset, the folder that holds '{images.split('/')[0]}'"
-            )
-        pattern = re.compile(group) if group else None
-        self._pairs: dict[str, list[tuple[Path, Path]]] = {}
-        self._items: dict[str, list[Item]] = {}
-        for split in SPLITS:
-            pairs = _pair(self._list(images, split), self._list(masks, split))
-            self._pairs[split] = list(pairs.values())
-            self._items[split] = [Item(stem, _group_of(stem, pattern)) for stem in pairs]
+        self.labels = Labels(class_names, ignore_index, label_map, threshold, palette)
+        self.in_channels, self.scale, self.alpha, self.exif, self.page = in_channels, scale, alpha, exif, page
+        self.ignore_index = ignore_index
+        self.max_pixels = int(max_pixels) if tile is None or size is not None else 1 << 62
+        if scale is not None and not scale[0] < scale[1]:
+            raise ValueError(f"data.scale={list(scale)} must rise from the value of black to the value of white")
+        self.classes = list(masks) if isinstance(masks, dict) else [""]
+        if isinstance(masks, dict):
+            if useless := [name for name, option in (("label_map", label_map), ("palette", palette)) if option]:
+                raise ValueError(
+                    f"data.masks names classes, so data.{useless[0]} has nothing to map; a pixel has the class where its "
+                    f"file is not 0, or above data.threshold"
+                )
+            self._class_numbers = [self.labels._number(name, "masks") for name in masks]
+        if download:
+            fetch(downloader, self.root, obtain)
+        missing_root(self.root, images, obtain)
+        found = find_pairs(
+            self.root, images, masks, unlabelled, valid, {str(name): selector for name, selector in splits.items()}, group_by, fold, num_folds, split_seed, exclude,
+            follow_links, obtain,
+        )  # fmt: skip
+        self.num_ignored, self.unused = found.num_ignored, found.unused
+        self._pairs = {split: self._unfold(pairs) for split, pairs in found.splits.items()}
+        self._items = {
+            split: [Item(_name(pair, page), pair.group) for pair, page in pairs] for split, pairs in self._pairs.items()
+        }
 
     def identity(self) -> object:
-        """Names, sizes and modification times of all files, wherever the folder lies."""
-        files = [file for pairs in self._pairs.values() for pair in pairs for file in pair]
-        stats = [(str(f.relative_to(self.root)), f.stat().st_size, f.stat().st_mtime_ns) for f in files]
-        return ["folder", self.in_channels, sorted(self._items.items()), sorted(stats)]
+        """Names, sizes and modification times of all files and how they are read, wherever the folder lies."""
+        pairs = [pair for pairs in self._pairs.values() for pair, _ in pairs]
+        files = {file.name: (file.size, file.mtime_ns) for pair in pairs for file in pair.files()}
+        roles = [
+            (pair.image.name, [(k, mask.name) for k, mask in pair.masks], pair.valid and pair.valid.name) for pair in pairs
+        ]
+        reading = [self.in_channels, self.scale, self.alpha, self.exif, self.page, self.labels.identity(), self.classes]
+        return ["folder", reading, sorted(self._items.items()), sorted(files.items()), sorted(roles)]
 
     def items(self) -> dict[str, list[Item]]:
-        """Stems in sorted order, split by split."""
+        """The images of each split, sorted by name; unlabelled ones at the end of train."""
         return self._items
 
-    def read(self, split: str, position: int) -> tuple[Pixels, Pixels]:
-        """Opens one pair."""
-        image, mask = self._pairs[split][position]
-        return _read_image(image, self.in_channels), _read_mask(mask)
+    def read(self, split: str, position: int) -> Sample:
+        """Opens an image and its masks."""
+        pair, page = self._pairs[split][position]
+        raster = self._open(pair.image, page)
+        image = to_image(raster, pair.image.name, self.in_channels, self.scale, self.alpha)
+        facts: dict[str, Any] = {
+            "image": pair.image.name,
+            "format": raster.format,
+            "mode": raster.mode,
+            "bits": raster.bits,
+            "exif": raster.orientation,
+        }
+        if _is_misnamed(raster):
+            facts["note"] = f"{raster.format} by content, whatever the suffix says, and read as such"
+        layers = [(k, file, self._open(file, page)) for k, file in pair.masks]
+        first = layers[0][2] if layers else None
+        facts["turned"] = self._orientation(raster, first, pair)
+        image = turn_upright(image, facts["turned"])
+        if first is None:
+            return Sample(image, None, facts)
+        for _, file, layer in layers:
+            if layer.size != image.shape[:2]:
+                raise Problem(
+                    "E-SIZE",
+                    file.name,
+                    f"has {layer.size[1]}x{layer.size[0]} pixels, its image {pair.image.name} "
+                    f"{image.shape[1]}x{image.shape[0]}",
+                    "Masks are never resized to fit: pair each image with its own mask",
+                )
+        mask = self._merge(layers)
+        if pair.valid:
+            mask = self._mask_out(mask, self._open(pair.valid, page), pair.valid)
+        facts |= {
+            "mask": layers[0][1].name + (f" and {len(layers) - 1} more" if len(layers) > 1 else ""),
+            "mask_mode": first.mode,
+            "palette": _used_palette(first) if self.labels.palette is None else None,
+        }
+        return Sample(image, mask, facts)
 
-    def _list(self, pattern: str, split: str) -> dict[str, Path]:
-        if "{split}" not in pattern:
-            raise ValueError(f"data.source: the pattern '{pattern}' lacks {{split}}; write e.g. images/{{split}}")
-        folder = self.root / pattern.format(split=split)
-        if not folder.is_dir():
-            raise FileNotFoundError(
-                f"data.root={self.root} has no folder '{folder.relative_to(self.root)}' (looked in {folder.absolute()})"
-                f". {_hint(self.root, pattern, split)}"
-            )
-        found: dict[str, Path] = {}
-        for file in sorted(folder.iterdir()):
-            if file.name.startswith(".") or file.suffix.lower() not in _SUFFIXES:
-                continue
-            if file.stem in found:
-                raise ValueError(f"{folder}: {found[file.stem].name} and {file.name} share a stem; remove one of them")
-            found[file.stem] = file
-        if not found:
-            raise FileNotFoundError(f"{folder} holds no image file ({' '.join(sorted(_SUFFIXES))})")
-        return found
+    def raw_mask(self, split: str, position: int) -> Raster | None:
+        """The first mask file of an image as it is stored, for looking at conventions; None if it has none."""
+        pair, page = self._pairs[split][position]
+        return self._open(pair.masks[0][1], page) if pair.masks else None
+
+    def _unfold(self, pairs: list[Pair]) -> list[tuple[Pair, int | None]]:
+        """Each pair with the page to read; ``page=all`` gives one entry a page."""
+        if self.page != "all":
+            return [(pair, self.page) for pair in pairs]
+        unfolded: list[tuple[Pair, int | None]] = []
+        problems = []
+        for pair in pairs:
+            try:
+                unfolded += [(pair, page) for page in range(count_pages(pair.image.path, pair.image.name))]
+            except Problem as problem:
+                problems.append(problem)
+        if problems:
+            raise DataError(problems)
+        return unfolded
+
+    def _open(self, file: File, page: int | None) -> Raster:
+        return open_raster(file.path, file.name, page, self.max_pixels)
+
+    def _orientation(self, image: Raster, mask: Raster | None, pair: Pair) -> int:
+        """The Exif orientation to apply: 1, or the image's own if the mask's size or ``exif`` says so."""
+        own = image.orientation
+        if own == 1 or self.exif == "ignore":
+            return 1
+        if self.exif == "apply":
+            return own
+        height, width = image.size
+        if mask is not None and own in _TRANSPOSED and height != width:
+            return own if mask.size == (width, height) else 1
+        raise Problem(
+            "E-EXIF",
+            pair.image.name,
+            f"carries the rotation tag {own}, and no mask size tells whether its mask is rotated",
+            "Set data.exif=apply or data.exif=ignore after a look at it: segsweep-data draws both on one sheet",
+        )
+
+    def _merge(self, layers: list[tuple[int, File, Raster]]) -> Pixels:
+        """One mask of all: classes of a class -> pattern mapping, or several files that each hold some objects."""
+        if self.classes == [""]:
+            merged: Pixels | None = None
+            for _, file, layer in layers:
+                mask = self.labels.read(layer, file.name)
+                merged = mask if merged is None else np.where(mask != 0, mask, merged)
+            return merged if merged is not None else np.zeros((0, 0), np.uint8)
+        merged = np.zeros(layers[0][2].size, np.uint8)
+        for k, file, layer in sorted(layers, key=lambda layer: layer[0]):
+            inside = _is_set(layer, file, self.labels.threshold)
+            merged[inside] = self._class_numbers[k]
+        return merged
+
+    def _mask_out(self, mask: Pixels, valid: Raster, file: File) -> Pixels:
+        inside = _is_set(valid, file, None)
+        if inside.shape != mask.shape:
+            what = f"has {inside.shape[1]}x{inside.shape[0]} pixels, its mask {mask.shape[1]}x{mask.shape[0]}"
+            raise Problem("E-SIZE", file.name, what, "Pair each image with its own valid area")
+        return np.where(inside, mask, np.uint8(self.ignore_index))
 
 
-def _hint(root: Path, pattern: str, split: str) -> str:
-    """Where the folder lies if the root is one level off, else what is there."""
-    wanted = pattern.format(split=split)
-    for folder in (root.absolute().parent, *sorted(p for p in root.iterdir() if p.is_dir())):
-        if (folder / wanted).is_dir():
-            return f"Did you mean data.root={folder}?"
-    there = ", ".join(sorted(p.name for p in root.iterdir())[:8]) or "nothing"
-    return f"There is: {there}. Set data.root to the folder above '{wanted.split('/')[0]}'"
+def _is_set(raster: Raster, file: File, threshold: float | None) -> Any:
+    pixels = raster.pixels if raster.pixels.ndim == 2 else raster.pixels.max(axis=2)
+    if threshold is not None:
+        refuse_not_finite(pixels, file.name)
+        return pixels > threshold
+    if raster.is_lossy:
+        raise Problem("E-LOSSY", file.name, f"is a {raster.format} file, which changes mask values", "Get the original")
+    return pixels != 0
 
 
-def _pair(images: dict[str, Path], masks: dict[str, Path]) -> dict[str, tuple[Path, Path]]:
-    problems = [f"{len(only)} {what} (e.g. {min(only)})" for what, only in (
-        ("images without a mask", images.keys() - masks.keys()),
-        ("masks without an image", masks.keys() - images.keys()),
-    ) if only]  # fmt: skip
-    if problems:
-        folder = next(iter(images.values())).parent
-        raise ValueError(f"{folder}: {' and '.join(problems)}. Images and masks are paired by equal stems")
-    return {stem: (image, masks[stem]) for stem, image in images.items()}
+def _used_palette(raster: Raster) -> dict[str, str] | None:
+    """Index -> colour of the palette entries that occur: writers shorten and reorder the others as they like."""
+    if raster.colours is None:
+        return None
+    return {str(index): " ".join(map(str, raster.colours[index].tolist())) for index in np.unique(raster.pixels)}
 
 
-def _group_of(stem: str, pattern: re.Pattern[str] | None) -> str:
-    match = pattern.match(stem) if pattern else None
-    return match.group() if match else stem
+def _is_misnamed(raster: Raster) -> bool:
+    usual = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".bmp": "BMP", ".tif": "TIFF",
+             ".tiff": "TIFF", ".gif": "GIF", ".npy": "NPY"}  # fmt: skip
+    return usual.get(raster.suffix, raster.format) != raster.format
 
 
-def _open(path: Path) -> Image.Image:
-    try:
-        with Image.open(path, formats=_FORMATS) as image:
-            image.load()
-    except (UnidentifiedImageError, OSError) as error:
-        raise ValueError(
-            f"{path}: cannot be read ({error}). Copy the file again or remove it with its partner"
-        ) from None
-    if image.mode.startswith(("I", "F")):
-        raise ValueError(f"{path}: {image.mode} has more than 8 bits a channel; convert it to 8 bits first")
-    return image
-
-
-def _read_image(path: Path, in_channels: int) -> Pixels:
-    image = _open(path).convert("L" if in_channels == 1 else "RGB")
-    return np.asarray(image).reshape(image.height, image.width, in_channels)
-
-
-def _read_mask(path: Path) -> Pixels:
-    image = _open(path)
-    if image.mode not in ("L", "P", "1"):  # P: the index is the class, converting would turn it into a grey value
-        raise ValueError(f"{path}: a mask needs one channel of class numbers, this one is {image.mode}")
-    return np.asarray(image).astype(np.uint8)
+def _name(pair: Pair, page: int | None) -> str:
+    return pair.image.stem if page is None else f"{pair.image.stem}#{page:03d}"

@@ -1,0 +1,97 @@
+"""Where the pixels of an augmented image come from: flip, shear, rotation, zoom and shift in one resampling."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from segsweep.augment.draws import Draw, around_one, around_zero
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """The affine part of ``Augment``, whose docstring explains the fields."""
+
+    hflip: float
+    vflip: float
+    rotate: float
+    zoom: float
+    shift: float
+    shear: float
+
+    @property
+    def moves(self) -> bool:
+        """Whether anything is switched on."""
+        return any((self.hflip, self.vflip, self.rotate, self.zoom != 1, self.shift, self.shear))
+
+    def reach(self, out: tuple[int, int]) -> tuple[int, int]:
+        """The window of ``Augment.reach``."""
+        half_height, half_width = (out[0] - 1) / 2, (out[1] - 1) / 2
+        half_width += math.tan(math.radians(self.shear)) * half_height
+        angle = math.radians(self.rotate)
+        extents = _turned(half_height, half_width, angle), _turned(half_width, half_height, angle)
+        needed = [2 * (self.zoom * extent + self.shift * side) + 1 for extent, side in zip(extents, out, strict=True)]
+        height, width = (_round_up(size, side) for size, side in zip(needed, out, strict=True))
+        return height, width
+
+    def sample(
+        self,
+        image: Tensor,
+        masks_NHW: Tensor,
+        draws: Tensor,
+        centre_N2: Tensor,
+        out: tuple[int, int],
+        ignore_index: int,
+    ) -> tuple[Tensor, Tensor]:
+        """Samples the image bilinearly and the mask by nearest neighbour at the same positions.
+
+        Shape:
+            image (N, C, H', W') float32, masks (N, H', W') uint8 -> image (N, C, h, w) float32, mask (N, h, w) int64.
+        """
+        grid = self._grid(draws, centre_N2, image.shape[-2:], out)
+        image = F.grid_sample(image, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
+        # Outside is zero, which the shift by ignore_index makes "ignored"; floats hold the values of a byte exactly.
+        mask = masks_NHW[:, None].float().sub_(ignore_index)
+        mask = F.grid_sample(mask, grid, mode="nearest", padding_mode="zeros", align_corners=False)
+        return image, mask[:, 0].add_(ignore_index).long()
+
+    def _grid(self, draws: Tensor, centre_N2: Tensor, window: torch.Size, out: tuple[int, int]) -> Tensor:
+        """Source positions in the units of ``grid_sample``, -1..1 from edge to edge: (N, h, w, 2), x before y."""
+        matrix_N22 = self._matrix(draws)
+        shift_N2 = [around_zero(draws, Draw.SHIFT_Y, self.shift), around_zero(draws, Draw.SHIFT_X, self.shift)]
+        rows = torch.arange(out[0], device=draws.device) - (out[0] - 1) / 2
+        columns = torch.arange(out[1], device=draws.device) - (out[1] - 1) / 2
+        grid = draws.new_empty(len(draws), *out, 2)
+        for axis, last in ((0, 1), (1, 0)):  # y is the last coordinate of the grid, x the first
+            unit = 2 / window[axis]
+            by_column, by_row = (term * unit for term in matrix_N22[axis])
+            start = (centre_N2[:, axis] + shift_N2[axis] * out[axis] + 0.5) * unit - 1
+            # Affine, so a sum of what the row and what the column adds: one pass over the grid.
+            along_rows = by_row[:, None] * rows + start[:, None]  # (N, h)
+            along_columns = by_column[:, None] * columns  # (N, w)
+            torch.add(along_rows[:, :, None], along_columns[:, None, :], out=grid[..., last])
+        return grid
+
+    def _matrix(self, draws: Tensor) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+        """Source steps of y and of x, each for one output pixel to the right and for one down."""
+        angle = torch.deg2rad(around_zero(draws, Draw.ROTATE, self.rotate))
+        slant = torch.deg2rad(around_zero(draws, Draw.SHEAR, self.shear)).tan()
+        scale = around_one(draws, Draw.ZOOM, self.zoom)
+        mirror_x = 1 - 2 * (draws[:, Draw.HFLIP] < self.hflip).float()
+        mirror_y = 1 - 2 * (draws[:, Draw.VFLIP] < self.vflip).float()
+        cos, sin = angle.cos() / scale, angle.sin() / scale
+        return (sin * mirror_x, (sin * slant + cos) * mirror_y), (cos * mirror_x, (cos * slant - sin) * mirror_y)
+
+
+def _turned(along: float, across: float, angle: float) -> float:
+    """Half the extent along an axis of a box that is turned by up to ``angle`` radians."""
+    angle = min(angle, math.atan2(across, along))  # there the corner lies on the axis; beyond, it recedes
+    return math.cos(angle) * along + math.sin(angle) * across
+
+
+def _round_up(size: float, out: int) -> int:
+    """The next whole number that has the parity of ``out``: the window can then be centred at whole pixels."""
+    whole = math.ceil(size - 1e-6)  # what is 1e-6 too large is a rounding error
+    return whole + (whole - out) % 2

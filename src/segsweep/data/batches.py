@@ -1,0 +1,247 @@
+"""Batches gathered from the decoded store and augmented on the training device."""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from segsweep.data.windows import Windows, rare_classes
+from segsweep.rng import mix, permutation, uniform
+from segsweep.types import Batch, DataSpec
+
+if TYPE_CHECKING:
+    from segsweep.data.datamodule import DataModule
+
+log = logging.getLogger(__name__)
+
+_CANDIDATES = 32  # pixels looked at to find one of a rare class
+S = TypeVar("S")
+T = TypeVar("T")
+
+
+class _Plan(NamedTuple):
+    """Where the training images of one step, and the partners that some of them are mixed with, come from."""
+
+    images: Tensor  # (N,) int64, positions of the images
+    is_hidden: Tensor  # (N,) bool: its mask may not be used
+    mixed: Tensor  # (M,) int64, positions in the batch that are mixed with a partner
+    partner: Tensor  # (M,) int64
+    is_partner_hidden: Tensor  # (M,) bool
+
+
+class _Cut(NamedTuple):
+    """Windows of some images, on the CPU or the device, with everything that augmentation needs."""
+
+    images: Tensor  # (N, H, W, C) uint8
+    masks: Tensor  # (N, H, W) uint8
+    draws: Tensor  # (N, num_draws) float32
+    centre: Tensor  # (N, 2) float32, row and column in the window
+
+
+class TrainBatches:
+    """The training batches of one epoch after another; Lightning tells it the epoch through ``sampler.set_epoch``.
+
+    An epoch has ceil(all training images / batch size) batches of equal size: the last one is filled up from the next
+    order, so that no batch is too small for batch normalisation. What is drawn for an image follows from (seed, epoch,
+    index), so it does not depend on the batch, on where images are kept, or on who reads them.
+    """
+
+    def __init__(self, data: DataModule, device: torch.device) -> None:
+        split = data.store.splits["train"]
+        self.data, self.device = data, device
+        self.windows = Windows(split, device, data.storage)
+        self.num_images = len(split.items)
+        labelled = data.labelled()
+        self.pools = {"labelled": labelled, "all": torch.arange(self.num_images)}
+        self.is_hidden = torch.ones(self.num_images, dtype=torch.bool)
+        self.is_hidden[labelled] = False
+        self.class_weight, self.is_rare = rare_classes(split.counts[labelled.numpy()])
+        has_rare = torch.from_numpy(split.counts[:, :-1] > 0)[:, self.is_rare].any(dim=1)
+        self.with_rare = labelled[has_rare[labelled]]
+        self.sampler = self  # Lightning calls loader.sampler.set_epoch(epoch)
+        self.epoch = 0
+        if data.batch_size > self.num_images:
+            log.warning(
+                "data.batch_size=%d but train has %d images: each batch repeats them", data.batch_size, self.num_images
+            )
+
+    def set_epoch(self, epoch: int) -> None:
+        """Chooses the epoch that the next iteration yields."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return -(-self.num_images // self.data.batch_size)
+
+    def __iter__(self) -> Iterator[Batch]:
+        workers = 0 if self.windows.is_resident else self.data.num_workers
+        for plan, own, partners in _ahead(self._gather, self._plans(), workers):
+            yield self._batch(plan, own, partners)
+
+    def _plans(self) -> Iterator[_Plan]:
+        trainer = self.data.trainer
+        epochs = trainer.max_epochs if trainer and trainer.max_epochs and trainer.max_epochs > 0 else 1
+        order = {name: self._order(pool) for name, pool in self.pools.items()}
+        for step in range(len(self)):
+            stage = self.data.regime.stage_at(self.epoch * len(self) + step, epochs * len(self))
+            index = order[stage.images][step * self.data.batch_size : (step + 1) * self.data.batch_size]
+            mixed, partner = self._partners(index, self.pools[stage.images])
+            yield _Plan(index, self.is_hidden[index], mixed, partner, self.is_hidden[partner])
+
+    def _order(self, pool: Tensor) -> Tensor:
+        """Positions of all images of this epoch, pass after pass: (len(self) * batch_size,) int64."""
+        needed = len(self) * self.data.batch_size
+        passes = [
+            pool[permutation(len(pool), self.data.seed, "order", self.epoch, i)] for i in range(-(-needed // len(pool)))
+        ]
+        return torch.cat(passes)[:needed]
+
+    def _partners(self, index: Tensor, pool: Tensor) -> tuple[Tensor, Tensor]:
+        """Positions in the batch that get a partner, and their partners: drawn from the dataset, not from the batch."""
+        augment = self.data.augment
+        if not augment.mixes:
+            return index[:0], index[:0]
+        mixed = augment.is_mixed(self._draws("augment", index)).nonzero()[:, 0]  # on the CPU: nobody waits
+        if augment.mix == "copy_paste" and len(self.with_rare):
+            pool = self.with_rare
+        draw = uniform(mix(self.data.seed, "partner", self.epoch), index[mixed], 1)[:, 0]
+        return mixed, pool[(draw * len(pool)).long()]
+
+    def _draws(self, purpose: str, index: Tensor) -> Tensor:
+        return uniform(mix(self.data.seed, purpose, self.epoch), index, self.data.augment.num_draws)
+
+    def _gather(self, plan: _Plan) -> tuple[_Plan, _Cut, _Cut | None]:
+        own = self._cut(plan.images, plan.images, "")
+        partners = self._cut(plan.partner, plan.images[plan.mixed], "partner ") if len(plan.mixed) else None
+        return plan, own, partners
+
+    def _cut(self, index: Tensor, key: Tensor, prefix: str) -> _Cut:
+        """Windows of the images at ``index``, drawn for the images at ``key``."""
+        data, windows = self.data, self.windows
+        out = data.train_size
+        draws = self._draws(f"{prefix}augment", key)
+        if windows.size == out and data.crop is None:
+            images, masks = windows.whole(index)
+            centre = torch.tensor([(out[0] - 1) / 2, (out[1] - 1) / 2]).expand(len(index), 2)
+        else:
+            corner = self._corners(
+                index, uniform(mix(data.seed, f"{prefix}crop", self.epoch), key, 6 + 2 * _CANDIDATES)
+            )
+            reach = data.augment.reach(out)
+            margin = torch.tensor([(reach[0] - out[0]) // 2, (reach[1] - out[1]) // 2])
+            images, masks = windows.cut(index, corner - margin, reach, data.spec.ignore_index)
+            centre = (margin + torch.tensor([(out[0] - 1) / 2, (out[1] - 1) / 2])).expand(len(index), 2)
+        if self.device.type == "cuda" and not images.is_cuda:
+            images, masks = images.pin_memory(), masks.pin_memory()
+        return _Cut(images, masks, draws, centre)
+
+    def _corners(self, index: Tensor, draws: Tensor) -> Tensor:
+        """First row and column of each crop, (N, 2) int64; a crop larger than its image lies around it."""
+        sizes, out = self.windows.sizes[index], torch.tensor(self.data.train_size)
+        room = sizes - out
+        corner = torch.where(room >= 0, (draws[:, :2] * (room + 1)).long(), room.div(2, rounding_mode="floor"))
+        if self.data.crop_balance == 0:
+            return corner
+        y = (draws[:, 6 : 6 + _CANDIDATES] * sizes[:, :1]).long()
+        x = (draws[:, 6 + _CANDIDATES :] * sizes[:, 1:]).long()
+        weight = self.class_weight[self.windows.classes_at(index, y, x).long()]
+        cumulated = weight.cumsum(dim=1)
+        chosen = (cumulated < draws[:, 2:3] * cumulated[:, -1:]).sum(dim=1, keepdim=True).clamp_max(_CANDIDATES - 1)
+        pixel = torch.cat([y.gather(1, chosen), x.gather(1, chosen)], dim=1)
+        around = pixel - (draws[:, 3:5] * out).long()  # the pixel may lie anywhere in the crop
+        balanced = torch.where(room >= 0, around.clamp(min=torch.zeros(1, dtype=torch.int64), max=room), corner)
+        is_balanced = (draws[:, 5:6] < self.data.crop_balance) & (cumulated[:, -1:] > 0)
+        return torch.where(is_balanced, balanced, corner)
+
+    def _batch(self, plan: _Plan, own: _Cut, partners: _Cut | None) -> Batch:
+        spec, augment = self.data.spec, self.data.augment
+        image, mask = self._augment(own, plan.is_hidden)
+        if partners is not None:
+            other_image, other_mask = self._augment(partners, plan.is_partner_hidden)
+            at, draws = plan.mixed.to(self.device), own.draws[plan.mixed].to(self.device)
+            pasted = augment.mix_in(
+                image[at], mask[at], other_image, other_mask, draws, self.is_rare.to(self.device), spec.ignore_index
+            )
+            image, mask = image.index_copy(0, at, pasted[0]), mask.index_copy(0, at, pasted[1])
+        return Batch(standardise(image, spec), mask, plan.images.to(self.device))
+
+    def _augment(self, cut: _Cut, is_hidden: Tensor) -> tuple[Tensor, Tensor]:
+        images, masks, draws, centre = (tensor.to(self.device, non_blocking=True) for tensor in cut)
+        ignore_index = self.data.spec.ignore_index
+        image, mask = self.data.augment(images, masks, draws, centre, self.data.train_size, ignore_index)
+        if is_hidden.any():
+            mask[is_hidden.to(self.device)] = ignore_index
+        return image, mask
+
+
+class EvalBatches:
+    """The batches of a split for validation and test, whole images, without augmentation.
+
+    Images that have one size and whose masks have one native size share a batch, so that each field is one tensor.
+    """
+
+    def __init__(self, data: DataModule, name: str, device: torch.device) -> None:
+        self.split, self.spec, self.device = data.store.splits[name], data.spec, device
+        self.windows = Windows(self.split, device, data.storage)
+        self.num_workers = data.num_workers
+        # Tiles are batched among themselves, so one large image at a time.
+        batch_size = 1 if data.spec.tile else data.batch_size
+        by_size: dict[tuple[int, ...], list[int]] = {}
+        for position, sizes in enumerate(np.concatenate([self.split.sizes, self.split.shapes], axis=1).tolist()):
+            by_size.setdefault(tuple(sizes), []).append(position)
+        self.batches = [
+            positions[i : i + batch_size]
+            for positions in by_size.values()
+            for i in range(0, len(positions), batch_size)
+        ]
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[Batch]:
+        yield from _ahead(self.batch, self.batches, 0 if self.windows.is_resident else self.num_workers)
+
+    def batch(self, positions: list[int]) -> Batch:
+        """The images at these positions, which have one size, as have their native masks."""
+        starts, (height, width) = self.split.starts, self.split.sizes[positions[0]].tolist()
+        pixels = [self.windows.images[starts[i] : starts[i] + height * width] for i in positions]
+        images = torch.stack(pixels).to(self.device).view(len(positions), height, width, -1)
+        image = images.permute(0, 3, 1, 2).float().div_(255)
+        masks = torch.stack([torch.from_numpy(self.split.native_mask(i)) for i in positions])
+        return Batch(
+            standardise(image, self.spec), masks.to(self.device).long(), torch.tensor(positions).to(self.device)
+        )
+
+
+def standardise(image: Tensor, spec: DataSpec) -> Tensor:
+    """(N, C, H, W) from intensities in 0..1 to the mean 0 and standard deviation 1 of the data's statistics."""
+    mean, std = (torch.tensor(values, device=image.device).view(-1, 1, 1) for values in (spec.mean, spec.std))
+    return (image - mean) / std
+
+
+def _ahead(function: Callable[[S], T], arguments: Iterable[S], workers: int) -> Iterator[T]:
+    """``map`` that has threads work on the next arguments; order and results are those of ``map``.
+
+    Threads, not processes: gathering decoded bytes holds no Python lock, and nothing is copied between address spaces.
+    """
+    if workers == 0:
+        yield from map(function, arguments)
+        return
+    with ThreadPoolExecutor(workers) as pool:
+        pending: deque[Future[T]] = deque()
+        try:
+            for argument in arguments:
+                pending.append(pool.submit(function, argument))
+                if len(pending) > 2 * workers:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
+        finally:  # an epoch may be left early
+            for future in pending:
+                future.cancel()

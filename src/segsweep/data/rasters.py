@@ -1,0 +1,320 @@
+"""Opens an image file without believing its name, and says what is in it; nothing is converted silently."""
+
+import io
+import math
+import struct
+import tokenize
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageFile, UnidentifiedImageError
+
+from segsweep.data.problems import Problem
+
+# A list, so that no other of Pillow's readers ever opens a user's file.
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF")
+_COPY = "Copy or download the file again, or list it in data.exclude"
+_LEAVE_OUT = "Remove it or list it in data.exclude"
+_NPY = b"\x93numpy"
+_FOREIGN = {  # how files begin that are no images, or images of a kind that is not read
+    b"version https://git-lfs": ("is a Git-LFS pointer, not the file itself", "Run: git lfs pull"),
+    b"<!doctype html": ("is an HTML page (a failed download?)", _COPY),
+    b"<html": ("is an HTML page (a failed download?)", _COPY),
+    b"%!ps": ("is an EPS file", "Convert it to PNG"),
+    b"8bps": ("is a Photoshop file", "Convert it to PNG"),
+    b"simple  =": ("is a FITS file", "Convert it to TIFF or npy"),
+    b"%pdf": ("is a PDF file", "Convert it to PNG"),
+    _NPY: ("is a NumPy file by content but not by name", "Give it the suffix .npy"),
+}
+_BITS = {"1": 1, "I;16": 16, "I;16B": 16, "I;16L": 16, "I": 32, "F": 32}
+_ORIENTATION = 0x0112  # Exif tag
+_WHITES = (1, 255, 4095, 65535)  # what scanners, cameras and converters use for white
+_MOST_BANDS = 4  # in a last axis; an array with more there is a stack of pages
+# What Pillow and NumPy raise for damaged files: found by changing bytes at random.
+_DAMAGE = (
+    OSError, SyntaxError, ValueError, EOFError, TypeError, LookupError, ArithmeticError, struct.error, zlib.error,
+    tokenize.TokenError,
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Raster:
+    """What is in an image file.
+
+    Attributes:
+        pixels: (h, w) or (h, w, bands), in the file's own type; palette files hold indices.
+        mode: Pillow's name of the pixel format (``L``, ``RGB``, ``P``, ``I;16`` ...), or ``npy``.
+        format: ``PNG``, ``JPEG`` ... or ``NPY``.
+        bits: of one band in the file; more than ``pixels`` has where Pillow reads the upper half only.
+        colours: (256, 3) uint8 palette, or None.
+        alpha: (h, w) uint8 where the file has transparency, else None; no part of ``pixels``.
+        orientation: of Exif, 1 (upright) to 8.
+        is_lossy: whether the format changes pixel values.
+        suffix: of the file's name.
+    """
+
+    pixels: NDArray[Any]
+    mode: str
+    format: str
+    bits: int
+    colours: NDArray[np.uint8] | None
+    alpha: NDArray[np.uint8] | None
+    orientation: int
+    is_lossy: bool
+    suffix: str
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(h, w) in pixels, as stored."""
+        return self.pixels.shape[0], self.pixels.shape[1]
+
+
+def open_raster(path: Path, shown: str, page: int | None, max_pixels: int) -> Raster:
+    """Reads one page of an image file.
+
+    Args:
+        path: of the file.
+        shown: its name in messages.
+        page: of a file with several; None where there has to be one.
+        max_pixels: above it nothing is decoded.
+
+    Raises:
+        Problem: the file is empty, damaged, foreign, too large, unreadable, or has several pages.
+    """
+    data = _read(path, shown)
+    if path.suffix.lower() == ".npy":
+        return _open_npy(data, shown, page, max_pixels)
+    return _open_picture(data, shown, page, max_pixels, path.suffix.lower())
+
+
+def count_pages(path: Path, shown: str) -> int:
+    """Number of pages of a file, from its headers."""
+    data = _read(path, shown)
+    try:
+        if path.suffix.lower() == ".npy":
+            return _num_pages(_npy_header(io.BytesIO(data))[0])
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            return int(getattr(image, "n_frames", 1))
+    except _DAMAGE as error:
+        raise Problem("E-IMG", shown, f"is damaged or no image ({error})", _COPY) from None
+
+
+def _read(path: Path, shown: str) -> bytes:
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        rights = f", mode {path.stat().st_mode & 0o777:o}" if isinstance(error, PermissionError) else ""
+        what = f"cannot be read ({error.strerror}{rights})"
+        raise Problem("E-READ", shown, what, "Give yourself the right to read it") from None
+    if not data:
+        raise Problem("E-IMG", shown, "is empty (0 bytes)", _COPY)
+    is_npy = path.suffix.lower() == ".npy"
+    for start, (what, fix) in _FOREIGN.items():
+        if data[:64].lstrip().lower().startswith(start) and not (is_npy and start == _NPY):
+            raise Problem("E-IMG", shown, what, fix)
+    return data
+
+
+def _open_picture(data: bytes, shown: str, page: int | None, max_pixels: int, suffix: str) -> Raster:
+    # Some libraries switch this on for the whole process; half a picture would then load without a word.
+    ImageFile.LOAD_TRUNCATED_IMAGES = False
+    # Our own limit, checked on the header, is the one that counts.
+    Image.MAX_IMAGE_PIXELS = None
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            _refuse_size(image.width * image.height, f"{image.width}x{image.height}", shown, max_pixels)
+            if image.format == "PNG":
+                image.verify()  # its checksums; decoding alone misses some flipped bytes
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            pages = int(getattr(image, "n_frames", 1))
+            _refuse_pages(pages, page, shown, "")
+            if pages > 1:
+                image.seek(page or 0)
+            orientation = int(image.getexif().get(_ORIENTATION, 1) or 1)
+            image.load()
+            return _describe(image, orientation, suffix, data)
+    except UnidentifiedImageError:
+        raise Problem("E-IMG", shown, f"is no {', '.join(FORMATS)} image", _COPY) from None
+    except _DAMAGE as error:
+        if isinstance(error, Problem):
+            raise
+        raise Problem("E-IMG", shown, f"is damaged or cut off ({error}; {len(data):,} bytes)", _COPY) from None
+
+
+def _describe(image: Image.Image, orientation: int, suffix: str, data: bytes) -> Raster:
+    mode, alpha, colours = image.mode, None, None
+    if mode == "P":
+        flat = image.getpalette("RGB") or []
+        colours = np.zeros((256, 3), np.uint8)
+        colours[: len(flat) // 3] = np.array(flat, np.uint8).reshape(-1, 3)
+    bits = _bits(image, data)
+    if mode in ("P", "L", "RGB") and bits == 8 and "transparency" in image.info:
+        alpha = np.asarray(image.convert("RGBA"))[:, :, 3]
+    pixels = np.asarray(image)
+    if mode in ("LA", "RGBA"):
+        pixels, alpha = pixels[:, :, :-1], pixels[:, :, -1]
+        pixels = pixels[:, :, 0] if mode == "LA" else pixels
+    return Raster(pixels, mode, str(image.format), bits, colours, alpha, orientation, _is_lossy(image, data), suffix)
+
+
+def _bits(image: Image.Image, data: bytes) -> int:
+    """Bits of a band as stored, which Pillow does not tell: of 16 in colour it reads 8."""
+    if image.mode in _BITS:
+        return _BITS[image.mode]
+    stored: Any = data[24] if image.format == "PNG" else 8  # 24: of the header chunk, which always comes first
+    if hasattr(image, "tag_v2"):
+        stored = image.tag_v2.get(258, 8)
+    return max(8, int(stored[0] if isinstance(stored, tuple) else stored))  # fewer are spread over 8
+
+
+def _is_lossy(image: Image.Image, data: bytes) -> bool:
+    if image.format == "WEBP":
+        return b"VP8L" not in data  # L: lossless
+    return image.format in ("JPEG", "MPO") or "jpeg" in str(image.info.get("compression", "")).lower()
+
+
+def _open_npy(data: bytes, shown: str, page: int | None, max_pixels: int) -> Raster:
+    try:
+        shape, dtype = _npy_header(io.BytesIO(data))
+        if dtype.hasobject:
+            fix = "Save it as a numeric array: array.astype(np.uint8)"
+            raise Problem("E-IMG", shown, "holds Python objects, which are never loaded", fix)
+        pages = _num_pages(shape)
+        height, width, *bands = shape[1:] if pages > 1 else shape if len(shape) in (2, 3) else (0, 0)
+        if height * width == 0 or len(bands) > 1 or dtype.kind not in "buif":
+            what = f"is an array of {dtype} with shape {shape}"
+            raise Problem("E-IMG", shown, what, "Save (height, width) or (height, width, bands) of numbers")
+        _refuse_size(height * width, f"{width}x{height}", shown, max_pixels)
+        _refuse_pages(pages, page, shown, f" (its shape is {shape})")
+        pixels: NDArray[Any] = np.load(io.BytesIO(data), allow_pickle=False)
+    except _DAMAGE as error:
+        if isinstance(error, Problem):
+            raise
+        raise Problem("E-IMG", shown, f"is no whole npy file ({error})", _COPY) from None
+    pixels = pixels[page or 0] if pages > 1 else pixels
+    return Raster(pixels, "npy", "NPY", pixels.dtype.itemsize * 8, None, None, 1, False, ".npy")
+
+
+def _npy_header(stream: io.BytesIO) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    """Shape and type of an array, without its memory."""
+    version = np.lib.format.read_magic(stream)
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, _, dtype = read(stream)
+    return shape, dtype
+
+
+def _num_pages(shape: tuple[int, ...]) -> int:
+    return shape[0] if len(shape) == 4 or (len(shape) == 3 and shape[2] > _MOST_BANDS) else 1
+
+
+def _refuse_size(pixels: int, size: str, shown: str, max_pixels: int) -> None:
+    if pixels > max_pixels:
+        raise Problem(
+            "E-BIG",
+            shown,
+            f"has {size} = {pixels / 1e6:,.1f} million pixels, the limit is {max_pixels / 1e6:,.1f}",
+            "Train on crops and score by tiles (data.size=null data.crop=[512,512] data.tile=[512,512]), or raise "
+            "data.max_pixels",
+        )
+
+
+def _refuse_pages(pages: int, page: int | None, shown: str, detail: str) -> None:
+    if pages > 1 and page is None:
+        fix = "Choose one with data.page=0, or take all as images of their own with data.page=all"
+        raise Problem("E-PAGE", shown, f"has {pages} pages or frames{detail}", fix)
+    if page is not None and page >= pages:
+        fix = "Pages count from 0: correct data.page, or list the file in data.exclude"
+        raise Problem("E-PAGE", shown, f"has no page {page}, only {pages}{detail}", fix)
+
+
+def to_image(
+    raster: Raster,
+    shown: str,
+    in_channels: int,
+    scale: tuple[float, float] | None,
+    alpha: str | None,
+) -> NDArray[np.uint8]:
+    """Turns a raster into the (h, w, in_channels) uint8 image that training sees.
+
+    Args:
+        raster: as stored.
+        shown: the file's name in messages.
+        in_channels: 1: colour becomes luminance; 3: grey is repeated.
+        scale: values that become 0 and 255; None takes 8 bits as they are.
+        alpha: ``drop`` or ``composite`` (on white) for transparent images; None refuses them.
+
+    Raises:
+        Problem: the depth, colour space, transparency or values need a decision.
+    """
+    pixels = raster.pixels
+    if raster.mode in ("CMYK", "YCbCr", "LAB", "HSV"):
+        raise Problem("E-MODE", shown, f"is {raster.mode}, not grey or RGB", "Convert it to RGB")
+    refuse_not_finite(pixels, shown)
+    if raster.bits > 8 * pixels.dtype.itemsize:
+        fix = "Convert it to 8 bits, or to npy with all of them and set data.scale"
+        raise Problem("E-DEPTH", shown, f"has {raster.bits} bits a band in colour, of which only 8 can be read", fix)
+    if scale is not None:
+        low, high = scale
+        pixels = ((pixels.astype(np.float64) - low) * (255 / (high - low))).clip(0, 255).round().astype(np.uint8)
+    elif pixels.dtype != np.uint8 or raster.bits != 8:
+        low, high = float(pixels.min()), float(pixels.max())
+        what = f"has {raster.bits} bit{'' if raster.bits == 1 else 's'} a band, not 8 ({pixels.dtype}, values {low:g} to {high:g})"
+        fix = f"Say which values are black and white, e.g. data.scale=[{_black(low)},{_white(high, raster.bits)}]"
+        raise Problem("E-DEPTH", shown, what, fix)
+    if raster.colours is not None:
+        pixels = raster.colours[pixels]
+    if raster.alpha is not None and (raster.alpha != 255).any():
+        if alpha is None:
+            share = (raster.alpha != 255).mean()
+            fix = "Set data.alpha=drop (keep the hidden colours) or data.alpha=composite (lay it on white)"
+            raise Problem("E-ALPHA", shown, f"is transparent in {share:.1%} of its pixels", fix)
+        if alpha == "composite":
+            cover = raster.alpha[..., None] if pixels.ndim == 3 else raster.alpha
+            pixels = (pixels * (cover / 255) + 255 * (1 - cover / 255)).round().astype(np.uint8)
+    if pixels.ndim == 3 and pixels.shape[2] == 1:
+        pixels = pixels[:, :, 0]
+    if pixels.ndim == 3 and pixels.shape[2] != 3:
+        raise Problem("E-MODE", shown, f"has {pixels.shape[2]} bands", "Save it as grey or RGB")
+    return _with_channels(pixels, in_channels)
+
+
+def turn_upright(image: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
+    """Applies an Exif orientation to (h, w, ...) pixels."""
+    if orientation in (5, 6, 7, 8):
+        image = image.swapaxes(0, 1)
+    if orientation in (3, 4, 7, 8):
+        image = image[::-1]
+    if orientation in (2, 3, 6, 7):
+        image = image[:, ::-1]
+    return np.ascontiguousarray(image)
+
+
+def _with_channels(pixels: NDArray[np.uint8], in_channels: int) -> NDArray[np.uint8]:
+    if in_channels == 1:
+        grey = pixels if pixels.ndim == 2 else np.asarray(Image.fromarray(np.ascontiguousarray(pixels)).convert("L"))
+        return grey[:, :, None]
+    return pixels if pixels.ndim == 3 else np.repeat(pixels[:, :, None], 3, axis=2)
+
+
+def refuse_not_finite(pixels: NDArray[Any], shown: str) -> None:
+    """Raises a ``Problem`` if there is a NaN or an infinite value."""
+    if pixels.dtype.kind != "f" or np.isfinite(pixels).all():
+        return
+    bad = ~np.isfinite(pixels)
+    first = tuple(int(i) for i in np.argwhere(bad)[0][:2])
+    what = f"has {int(bad.sum()):,} values that are NaN or infinite, the first in row {first[0]}, column {first[1]}"
+    raise Problem("E-NAN", shown, what, "Mend the file or list it in data.exclude")
+
+
+def _black(low: float) -> int:
+    return 0 if low >= 0 else -(1 << (math.ceil(-low) - 1).bit_length())
+
+
+def _white(high: float, bits: int) -> int:
+    """The usual white nearest above: the same for most files of a dataset, whatever their brightest pixel."""
+    usual = _WHITES[2:] if bits == 16 else _WHITES
+    return next((white for white in usual if high <= white), (1 << math.ceil(high).bit_length()) - 1)

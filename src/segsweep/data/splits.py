@@ -1,0 +1,122 @@
+"""Which images train, validate and test: by a placeholder, by list files, by shares of groups, or by folds."""
+
+import hashlib
+import os
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from segsweep.data.problems import DataError, Problem
+
+SPLITS = ("train", "val", "test")
+Selectors = Mapping[str, str | float | None]
+
+
+def divide(
+    groups: Mapping[str, str], shares: Mapping[str, float], seed: int, fold: int | None, num_folds: int | None
+) -> dict[str, str]:
+    """Deals groups out to splits, so that no group is in two of them.
+
+    Args:
+        groups: name of each image -> its group.
+        shares: split -> share of the images, for ``val`` and ``test``; the rest is ``train``.
+        seed: of the order in which groups are dealt; 0 or more.
+        fold: with ``num_folds``, the fold that is ``test`` (or ``val`` if only that has a share); ``val`` is the next.
+        num_folds: number of folds, whose sizes then replace the shares.
+
+    Returns:
+        Name -> split. A pure function of the names, groups and seed, whatever the order of the files.
+
+    Raises:
+        ValueError: there are fewer groups than splits or folds.
+
+    >>> divide({"a": "x", "b": "x", "c": "y"}, {"val": 0.3}, 0, None, None)
+    {'a': 'train', 'b': 'train', 'c': 'val'}
+    """
+    members: dict[str, int] = {}
+    for group in groups.values():
+        members[group] = members.get(group, 0) + 1
+    ordered = sorted(members, key=lambda group: hashlib.sha256(f"{seed}/{group}".encode()).digest())
+    if num_folds is not None:
+        targets = {str(i): 1 / num_folds for i in range(num_folds)}
+        dealt = _deal(ordered, members, targets, len(groups))
+        wanted = [split for split in ("test", "val") if split in shares]
+        held_out = {str(((fold or 0) + i) % num_folds): split for i, split in enumerate(wanted)}
+        return {name: held_out.get(dealt[group], "train") for name, group in groups.items()}
+    targets = {**shares, "train": 1 - sum(shares.values())}
+    dealt = _deal(ordered, members, targets, len(groups))
+    return {name: dealt[group] for name, group in groups.items()}
+
+
+def _deal(ordered: list[str], members: Mapping[str, int], targets: Mapping[str, float], num: int) -> dict[str, str]:
+    """Largest groups first, each to the split that lacks most, every split getting at least one."""
+    if len(ordered) < len(targets):
+        raise ValueError(
+            f"{len(ordered)} groups cannot be divided into {len(targets)} parts. "
+            f"Choose another data.group_by, or fewer data.num_folds"
+        )
+    lacking = {split: share * num for split, share in targets.items()}
+    dealt: dict[str, str] = {}
+    waiting = dict.fromkeys(targets)  # the splits that have nothing yet
+    for left, group in zip(range(len(ordered), 0, -1), sorted(ordered, key=lambda g: -members[g]), strict=True):
+        candidates = waiting if left <= len(waiting) else lacking
+        split = max(candidates, key=lambda name: lacking[name])
+        dealt[group] = split
+        lacking[split] -= members[group]
+        waiting.pop(split, None)
+    return dealt
+
+
+def read_list(root: Path, file: str, known: Iterable[Sequence[str]]) -> list[int]:
+    """Reads a list file: one image a line, by any of its names; further columns are left alone.
+
+    Args:
+        root: of the dataset.
+        file: path below the root.
+        known: for each image the names it goes by, the most particular first.
+
+    Returns:
+        Positions of the listed images in ``known``, without repetition.
+
+    Raises:
+        DataError: the file is missing, names no images, or names unknown ones; those are listed with their lines.
+    """
+    path = root / file
+    if not os.path.isfile(path):  # unlike Path.is_file, no error for a name that is too long
+        raise DataError([Problem("E-LIST", file, "is not there", "It lists the images of a split; check data.splits")])
+    positions: dict[str, int | None] = {}
+    for position, names in enumerate(known):
+        for name in names:
+            positions[name] = position if positions.get(name, position) == position else None  # None: ambiguous
+    listed: dict[int, None] = {}
+    problems = []
+    try:
+        text = path.read_text(encoding="utf-8-sig")  # a byte-order mark is no part of the first name
+    except UnicodeDecodeError:
+        raise DataError([Problem("E-LIST", file, "is not a UTF-8 text file", "Save it as one")]) from None
+    for number, line in enumerate(text.splitlines(), start=1):
+        entry = unicodedata.normalize("NFC", line.strip())  # as the names of images are
+        if not entry:
+            continue
+        first = entry.split()[0]
+        if first.startswith(("/", "~", "\\")) or ".." in first.replace("\\", "/").split("/"):
+            fix = "List images by their path below data.root or by their stem"
+            problems.append(Problem("E-PATH", f"{file}:{number}", f"leads out of data.root ({_shown(entry)})", fix))
+            continue
+        found = next((positions[name] for name in (entry, first) if positions.get(name) is not None), None)
+        if found is None:
+            is_ambiguous = entry in positions or first in positions
+            what = "fits several images" if is_ambiguous else "names no image of data.images"
+            fix = "List it by its path below data.root" if is_ambiguous else "Remove the line or add the image"
+            problems.append(Problem("E-LIST", f"{file}:{number}", f"{what} ({_shown(entry)})", fix))
+        else:
+            listed[found] = None
+    if problems:
+        raise DataError(problems)
+    if not listed:
+        raise DataError([Problem("E-LIST", file, "lists no image", "Write one image a line")])
+    return list(listed)
+
+
+def _shown(entry: str) -> str:
+    return entry if len(entry) <= 80 else entry[:77] + "..."

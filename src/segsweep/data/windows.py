@@ -1,0 +1,106 @@
+"""Cuts windows out of decoded images, wherever those are kept: on the training device or in a memory map."""
+
+import logging
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from segsweep.data.storage import Split
+
+log = logging.getLogger(__name__)
+
+_DEVICE_SHARE = 0.25  # of free device memory that the data may take
+Storage = Literal["auto", "device", "memory"]
+
+
+class Windows:
+    """The pixels of one split, to be gathered in batches.
+
+    Args:
+        split: decoded.
+        device: that trains.
+        storage: ``device`` keeps all pixels there, ``memory`` in the memory map; ``auto`` decides by free memory.
+
+    Attributes:
+        is_resident: whether gathering happens on the device; else somebody should read ahead.
+    """
+
+    def __init__(self, split: Split, device: torch.device, storage: Storage) -> None:
+        images, masks = torch.from_numpy(split.images), torch.from_numpy(split.masks)
+        self.is_resident = storage == "device" or (storage == "auto" and _fits(images.nbytes + masks.nbytes, device))
+        if self.is_resident and device.type != "cpu":
+            images, masks = images.to(device), masks.to(device)
+        self.images, self.masks = images, masks
+        self.size = split.size
+        self.sizes = torch.from_numpy(split.sizes)
+        self.starts = torch.from_numpy(split.starts[:-1])
+
+    def whole(self, index: Tensor) -> tuple[Tensor, Tensor]:
+        """Images (N, H, W, C) and masks (N, H, W), uint8, of a split whose images have one size."""
+        if self.size is None:
+            raise ValueError("images of different sizes have no common window; cut one")
+        index = index.to(self.images.device)
+        height, width = self.size
+        return self.images.view(-1, height, width, self.images.shape[1])[index], self.masks.view(-1, height, width)[
+            index
+        ]
+
+    def cut(self, index: Tensor, corner_N2: Tensor, size: tuple[int, int], ignore_index: int) -> tuple[Tensor, Tensor]:
+        """Windows of one size, one from each image.
+
+        Args:
+            index: (N,) int64 positions of the images.
+            corner_N2: (N, 2) int64, row and column of each window's first pixel; may lie outside the image.
+            size: (h, w) of the windows.
+            ignore_index: for mask pixels outside the image; the image is mirrored there.
+
+        Returns:
+            images (N, h, w, C) and masks (N, h, w), uint8.
+        """
+        sizes = self.sizes[index]
+        rows, is_row = _mirror(corner_N2[:, :1] + torch.arange(size[0]), sizes[:, :1])
+        columns, is_column = _mirror(corner_N2[:, 1:] + torch.arange(size[1]), sizes[:, 1:])
+        first = self.starts[index, None] + rows * sizes[:, 1:]  # (N, h)
+        device = self.images.device
+        pixel = first.to(device)[:, :, None] + columns.to(device)[:, None, :]  # (N, h, w)
+        inside = is_row.to(device)[:, :, None] & is_column.to(device)[:, None, :]
+        mask = torch.where(inside, self.masks[pixel], ignore_index)
+        return self.images[pixel], mask
+
+    def classes_at(self, index: Tensor, y_NT: Tensor, x_NT: Tensor) -> Tensor:
+        """Mask values at (N, T) pixels of the images: (N, T) uint8, on the CPU."""
+        pixel = self.starts[index, None] + y_NT * self.sizes[index, 1:] + x_NT
+        return self.masks[pixel.to(self.masks.device)].cpu()
+
+
+def _mirror(position: Tensor, size: Tensor) -> tuple[Tensor, Tensor]:
+    """Positions reflected into 0..size-1, the border pixel repeated, and which of them lay inside."""
+    folded = position % (2 * size)
+    return torch.minimum(folded, 2 * size - 1 - folded), (position >= 0) & (position < size)
+
+
+def _fits(num_bytes: int, device: torch.device) -> bool:
+    if device.type != "cuda":
+        return True  # the page cache is the device's memory
+    free, _ = torch.cuda.mem_get_info(device)
+    if num_bytes <= _DEVICE_SHARE * free:
+        return True
+    log.info("the data takes more than a quarter of free device memory: it stays memory-mapped and is read ahead")
+    return False
+
+
+def rare_classes(counts_NK1: np.ndarray) -> tuple[Tensor, Tensor]:
+    """How rare classes are, from pixel counts (n, K + 1) of the training masks.
+
+    Returns:
+        weight (256,) float32 of a mask value, inverse to its share of pixels, 0 for what never occurs and ignored
+        pixels; is_rare (K,) bool: classes with less than half of an equal share.
+    """
+    pixels = torch.from_numpy(counts_NK1[:, :-1].sum(axis=0)).double()
+    share = pixels / pixels.sum().clamp_min(1)
+    present = share > 0
+    weight = torch.zeros(256)
+    weight[: len(share)] = torch.where(present, 1 / share.clamp_min(1e-12), 0.0).float()
+    return weight, present & (share < 0.5 / present.sum().clamp_min(1))

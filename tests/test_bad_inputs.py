@@ -1,0 +1,194 @@
+"""Bad data through the real command: it stops in one line that names file and fix, or does what is declared."""
+
+import json
+import logging
+import re
+import signal
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hydra._internal.hydra import Hydra
+from hydra.core.global_hydra import GlobalHydra
+from PIL import Image
+
+from segsweep import config, cost
+from segsweep.__main__ import main
+from segsweep.run import read_record
+from tests.bad_inputs import CASES, Stop, Tree, Works, read_history
+
+SETTINGS = [
+    "data=folder",
+    "data.num_classes=3",
+    "data.class_names=[a,b,c]",
+    "data.size=[32,32]",
+    "data.batch_size=4",
+    "model=unet",
+    "model.widths=[4,8]",
+    "trainer=cpu",
+    "trainer.precision=32-true",
+    "trainer.max_epochs=1",
+    "trainer.enable_progress_bar=false",
+]
+REACHED = 77  # exit code of a run that would now take its first step
+
+
+class Result:
+    """What one command left behind."""
+
+    def __init__(self, status, output, folder, data):
+        self.status, self.output, self.folder, self.data = status, output, folder, data
+        lines = [line.removeprefix("error: ") for line in output.splitlines() if re.match(r"error: |E-[A-Z]+ ", line)]
+        self.errors = [line for line in lines if line]
+
+    @property
+    def store(self):
+        return self.data.store
+
+    @property
+    def source(self):
+        return self.data.source
+
+    @property
+    def record(self):
+        return read_record(self.folder)
+
+    @property
+    def history(self):
+        return read_history(self.folder)
+
+    @property
+    def log(self):
+        return (self.folder / "log.txt").read_text()
+
+    def facts(self, split):
+        return self.store.facts()[split]
+
+    def training_batch(self):
+        return next(iter(self.data.train_dataloader()))
+
+
+@pytest.fixture
+def tree(tmp_path, monkeypatch):
+    return Tree(tmp_path / "data", monkeypatch)
+
+
+@pytest.fixture
+def command(tmp_path, monkeypatch, capfd, record_property):
+    """``command(*overrides)`` runs ``segsweep`` in this process; without ``is_trained`` it ends at the first step."""
+    import pytorch_lightning as pl
+
+    place = tmp_path / "work"
+    place.mkdir()
+    monkeypatch.chdir(place)
+    monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
+    monkeypatch.setattr(cost, "inference_speed", lambda *_: 1.0)  # half a second that says nothing about data
+    monkeypatch.setattr(Hydra, "get_mode", lambda *_, **__: None)  # composes once more, to see whether this is a sweep
+    built, fit = [], pl.Trainer.fit
+    build_data = config.build_data
+    monkeypatch.setattr(config, "build_data", lambda plain: built.append(build_data(plain)) or built[-1])
+    loggers = {name: logging.getLogger(name).level for name in (None, "segsweep", "pytorch_lightning")}
+    handlers, handler = logging.root.handlers[:], signal.getsignal(signal.SIGTERM)
+
+    def reached(*_, **__):
+        sys.exit(REACHED)
+
+    def run(*overrides, is_trained=False):
+        monkeypatch.setattr(pl.Trainer, "fit", fit if is_trained else reached)
+        monkeypatch.setattr(sys, "argv", ["segsweep", *SETTINGS, f"data.root='{tmp_path / 'data'}'", *overrides])
+        before = set(place.glob("outputs/runs/*"))
+        try:
+            main()
+            status = 0
+        except SystemExit as end:
+            status = end.code
+        captured = capfd.readouterr()
+        output = captured.out + captured.err
+        if "Traceback" in output:
+            record_property("traceback", 1)
+        assert "Traceback" not in output
+        named = [Path("outputs/runs") / o.removeprefix("name=") for o in overrides if o.startswith("name=")]
+        folder = next(iter(named or set(place.glob("outputs/runs/*")) - before), None)
+        return Result(status, output, folder, built[-1] if built else None)
+
+    yield run
+    GlobalHydra.instance().clear()
+    signal.signal(signal.SIGTERM, handler)
+    for extra in set(logging.root.handlers) - set(handlers):
+        extra.close()
+    logging.root.handlers[:] = handlers
+    for name, level in loggers.items():
+        logging.getLogger(name).setLevel(level)
+
+
+def refuse(result, stops):
+    """Asserts that the run stopped before the first step, with one line for each of ``stops``; returns the lines."""
+    assert result.status == 1, result.output
+    assert len(result.errors) == len(stops), result.output
+    assert not list(Path.cwd().rglob("metrics.jsonl"))
+    if result.folder:
+        assert result.record["status"] == "failed"
+        assert result.record["error"] == {"class": "data", "message": "\n".join(result.errors)}
+    lines = []
+    for stop in stops:
+        start = f"{stop.code} {stop.where}".lstrip()
+        matching = [line for line in result.errors if line.startswith(start)]
+        assert len(matching) == 1, (start, result.errors)
+        for text in stop.says:
+            assert text in matching[0]
+        lines += matching
+    return lines
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_bad_input(case, tree, command, tmp_path):
+    case.spoil(tree)
+    overrides = [o.replace("ROOT/..", str(tmp_path)).replace("ROOT", str(tree.root)) for o in case.overrides]
+    if isinstance(case.outcome, Works):
+        result = command(*overrides, is_trained=case.outcome.is_trained)
+        assert result.status == (0 if case.outcome.is_trained else REACHED), result.output
+        assert not result.errors
+        for note in case.outcome.notes:
+            assert len([line for line in result.log.splitlines() if note in line]) == 1, (note, result.log)
+        case.outcome.effect(result)
+        return
+    lines = refuse(command(*overrides), case.outcome)
+    for cure in case.outcome[0].cures if len(lines) == 1 else ():
+        cured = command(*overrides, *cure.overrides(lines[0]))
+        assert cured.status == REACHED, f"{cure} does not help: {cured.output}"
+
+
+@pytest.mark.parametrize("row", [pytest.param(44, id="row-44-nothing-is-unpacked")])
+def test_an_archive_leaves_nothing_behind(row, tree, command, tmp_path):
+    (case,) = [case for case in CASES if case.row == row]
+    case.spoil(tree)
+    before = sorted(tmp_path.rglob("*"))
+    refuse(command(f"data.root={tree.root}/data.zip"), case.outcome)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("_row", [pytest.param(45, id="row-45-data-changed-since-the-run")])
+def test_a_run_is_not_continued_on_other_data(_row, tree, command):
+    first = command("name=x", is_trained=True)
+    assert first.status == 0, first.output
+    record = {**first.record, "status": "interrupted"}
+    (first.folder / "record.json").write_text(json.dumps(record))
+    epochs = first.history
+    Image.fromarray(np.zeros((32, 32), np.uint8)).save(tree.mask())
+    second = command("name=x", is_trained=True)
+    assert second.status == 1
+    assert len(second.errors) == 1 or not second.errors
+    (line,) = [line for line in second.output.splitlines() if "was started on other data" in line]
+    assert f"fingerprint {record['data']['fingerprint'][:12]}, now " in line
+    assert "Restore them, or choose another name=" in line
+    assert second.record["status"] == "failed"
+    assert second.record["error"]["class"] == "config"
+    assert second.history == epochs
+
+
+def test_every_row_has_a_case():
+    assert {case.row for case in CASES} | {45} == set(range(1, 48))
+    assert len({str(case) for case in CASES}) == len(CASES)
+    assert all(case.outcome for case in CASES)
+    assert {type(stop) for case in CASES if not isinstance(case.outcome, Works) for stop in case.outcome} == {Stop}
