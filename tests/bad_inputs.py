@@ -320,7 +320,9 @@ def _(tree: Tree) -> None:
     tree.each_image(lambda pixels: pixels[..., 0].astype(np.uint16) * 16)
 
 
-@case(6, "16-bit-colour", Stop("E-DEPTH", TRAIN0, ("16 bits a band in colour, of which only 8", "Convert it to 8 bits")))
+@case(
+    6, "16-bit-colour", Stop("E-DEPTH", TRAIN0, ("16 bits a band in colour, of which only 8", "Convert it to 8 bits"))
+)
 def _(tree: Tree) -> None:
     rows = np.full((SIDE, SIDE, 3), 1000, ">u2").reshape(SIDE, -1).view(np.uint8)
     tree.image().write_bytes(png(SIDE, SIDE, 16, 2, np.insert(rows, 0, 0, axis=1).tobytes()))
@@ -343,7 +345,9 @@ def _(tree: Tree) -> None:
     save(tree.image(), pixels)
 
 
-@case(7, "transparent-colour", Stop("E-ALPHA", TRAIN0, ("is transparent in 25.0%",), (verbatim("data.alpha=composite"),)))
+@case(
+    7, "transparent-colour", Stop("E-ALPHA", TRAIN0, ("is transparent in 25.0%",), (verbatim("data.alpha=composite"),))
+)
 def _(tree: Tree) -> None:
     pixels = noise(SIDE, SIDE, 3) | 1
     pixels[:16, :16] = 0
@@ -494,7 +498,12 @@ def _(tree: Tree) -> None:
 @case(
     12,
     "stack-of-npy",
-    Stop("E-PAGE", "images/train/train0.npy", ("has 5 pages or frames (its shape is (5, 32, 32))",), (verbatim("data.page=0"),)),
+    Stop(
+        "E-PAGE",
+        "images/train/train0.npy",
+        ("has 5 pages or frames (its shape is (5, 32, 32))",),
+        (verbatim("data.page=0"),),
+    ),
 )
 def _(tree: Tree) -> None:
     tree.image().unlink()
@@ -535,12 +544,18 @@ def _(tree: Tree) -> None:
     save(tree.mask(suffix=".npy"), _with(np.nan))
 
 
-@case(14, "900-megapixels", Stop("E-BIG", TRAIN0, ("30000x30000 = 900.0 million pixels, the limit is 64.0", "data.max_pixels")))
+@case(
+    14,
+    "900-megapixels",
+    Stop("E-BIG", TRAIN0, ("30000x30000 = 900.0 million pixels, the limit is 64.0", "data.max_pixels")),
+)
 def _(tree: Tree) -> None:
     tree.image().write_bytes(png(30000, 30000, 8, 2, b"\0"))
 
 
-@case(14, "npy-of-10-gigapixels", Stop("E-BIG", "images/train/train0.npy", ("100000x100000 = 10,000.0 million pixels",)))
+@case(
+    14, "npy-of-10-gigapixels", Stop("E-BIG", "images/train/train0.npy", ("100000x100000 = 10,000.0 million pixels",))
+)
 def _(tree: Tree) -> None:
     tree.image().unlink()
     header = io.BytesIO()
@@ -548,7 +563,9 @@ def _(tree: Tree) -> None:
     save(tree.image(suffix=".npy"), header.getvalue() + b"\0" * 64)  # as bytes: there is nothing behind the header
 
 
-@case(15, "100-megapixels", Stop("E-BIG", TRAIN0, ("10000x10000 = 100.0 million pixels, the limit is 64.0", "by tiles")))
+@case(
+    15, "100-megapixels", Stop("E-BIG", TRAIN0, ("10000x10000 = 100.0 million pixels, the limit is 64.0", "by tiles"))
+)
 def _(tree: Tree) -> None:
     tree.image().write_bytes(png(10000, 10000, 8, 2, b"\0"))
 
@@ -575,7 +592,9 @@ def _(tree: Tree) -> None:
 @case(
     16,
     "object-array",
-    Stop("E-IMG", "images/train/train0.npy", ("holds Python objects, which are never loaded", "array.astype(np.uint8)")),
+    Stop(
+        "E-IMG", "images/train/train0.npy", ("holds Python objects, which are never loaded", "array.astype(np.uint8)")
+    ),
 )
 def _(tree: Tree) -> None:
     tree.image().unlink()
@@ -589,7 +608,12 @@ def _(tree: Tree) -> None:
 
 @case(17, "fits", Stop("E-IMG", TRAIN0, ("is a FITS file", "Convert it to TIFF or npy")))
 def _(tree: Tree) -> None:
-    cards = [b"SIMPLE  =                    T", b"BITPIX  =                    8", b"NAXIS   =                    0", b"END"]
+    cards = [
+        b"SIMPLE  =                    T",
+        b"BITPIX  =                    8",
+        b"NAXIS   =                    0",
+        b"END",
+    ]
     tree.image().write_bytes(b"".join(card.ljust(80) for card in cards).ljust(2880))
 
 
@@ -603,7 +627,11 @@ def _(tree: Tree) -> None:
     tree.image().write_bytes(b"P6 2 2 255\n" + bytes(12))  # Pillow could open it
 
 
-@case(18, "unreadable-file", Stop("E-READ", TRAIN0, ("cannot be read (Permission denied, mode 640)", "the right to read it")))
+@case(
+    18,
+    "unreadable-file",
+    Stop("E-READ", TRAIN0, ("cannot be read (Permission denied, mode 640)", "the right to read it")),
+)
 def _(tree: Tree) -> None:
     original, file = Path.read_bytes, tree.image()
     file.chmod(0o640)
@@ -616,7 +644,11 @@ def _(tree: Tree) -> None:
     tree.monkeypatch.setattr(Path, "read_bytes", read_bytes)  # root may read everything
 
 
-@case(18, "unreadable-folder", Stop("E-READ", "images/val", ("cannot be listed (Permission denied)", "the right to read it")))
+@case(
+    18,
+    "unreadable-folder",
+    Stop("E-READ", "images/val", ("cannot be listed (Permission denied)", "the right to read it")),
+)
 def _(tree: Tree) -> None:
     original, folder = os.scandir, tree.root / "images" / "val"
 
@@ -689,7 +721,9 @@ def _(tree: Tree) -> None:
     _rename(tree, "train", 0, COMPOSED, DECOMPOSED)
 
 
-@case(20, "both-spellings-in-a-folder", Stop("E-NAME", "images/train/größe_é.png", ("two ways of Unicode", "Rename one")))
+@case(
+    20, "both-spellings-in-a-folder", Stop("E-NAME", "images/train/größe_é.png", ("two ways of Unicode", "Rename one"))
+)
 def _(tree: Tree) -> None:
     for i, name in enumerate((COMPOSED, DECOMPOSED)):
         _rename(tree, "train", i, name, name)
@@ -727,7 +761,11 @@ def _(tree: Tree) -> None:
 @case(
     22,
     "capital-letters",
-    Stop("E-NAME", "images/train/train1.png", ("and images/train/TRAIN1.png differ only in capital letters", "Rename one")),
+    Stop(
+        "E-NAME",
+        "images/train/train1.png",
+        ("and images/train/TRAIN1.png differ only in capital letters", "Rename one"),
+    ),
 )
 def _(tree: Tree) -> None:
     save(tree.image().with_name("TRAIN1.png"), noise(SIDE, SIDE, 3))
@@ -845,7 +883,12 @@ def _with_palette(mask: np.ndarray, *colours: int) -> Image.Image:
     return picture
 
 
-@case(27, "palette", Works(_mask_is(0, lambda: Tree.truth("train", 0))))
+def _indices_are_classes(result: Any) -> None:
+    assert result.facts("train")[0]["mask_mode"] == "P"
+    assert (result.store.splits["train"].mask(0) == Tree.truth("train", 0)).all()
+
+
+@case(27, "palette", Works(_indices_are_classes))
 def _(tree: Tree) -> None:
     tree.each_mask(lambda mask: _with_palette(mask, 0, 0, 0, 128, 0, 0, 0, 128, 0))
 
@@ -938,7 +981,9 @@ def _(tree: Tree) -> None:
 @case(
     31,
     "labels-from-1-to-n",
-    Stop("E-LABEL", MASK0, ("has 3 (", "If labels count from 1"), (verbatim("data.label_map={1:0,2:1,3:2,255:ignore}"),)),
+    Stop(
+        "E-LABEL", MASK0, ("has 3 (", "If labels count from 1"), (verbatim("data.label_map={1:0,2:1,3:2,255:ignore}"),)
+    ),
 )
 def _(tree: Tree) -> None:
     tree.each_mask(lambda mask: mask + np.uint8(1))
@@ -994,7 +1039,11 @@ def _(tree: Tree) -> None:
     save(tree.mask(suffix=".tif"), tree.truth("train", 0).astype(np.float32))
 
 
-@case(32, "grey-with-alpha", Stop("E-LABEL", MASK0, ("is a mask with transparency (LA)", "Save masks without transparency")))
+@case(
+    32,
+    "grey-with-alpha",
+    Stop("E-LABEL", MASK0, ("is a mask with transparency (LA)", "Save masks without transparency")),
+)
 def _(tree: Tree) -> None:
     save(tree.mask(), np.dstack([tree.truth("train", 0), np.full((SIDE, SIDE), 128, np.uint8)]))
 
@@ -1010,7 +1059,7 @@ def _learns_without_nan(result: Any) -> None:
     "all-ignored",
     Works(
         _learns_without_nan,
-        ("WARNING segsweep.train: data: 1 of 6 train masks have no valid pixel, only ignored ones (images/train/train0)",),
+        ("WARNING segsweep.train: data: 1 of 6 train masks have no valid pixel, only ignored ones (images/train",),
         is_trained=True,
     ),
     overrides=("data.batch_size=1",),  # one of six steps sees nothing but ignored pixels
@@ -1024,7 +1073,9 @@ def _learns_nothing(result: Any) -> None:
     assert epoch["train/loss"] == 0
 
 
-@case(33, "all-train-masks-ignored", Works(_learns_nothing, ("6 of 6 train masks have no valid pixel",), is_trained=True))
+@case(
+    33, "all-train-masks-ignored", Works(_learns_nothing, ("6 of 6 train masks have no valid pixel",), is_trained=True)
+)
 def _(tree: Tree) -> None:
     for i in range(6):
         save(tree.mask("train", i), np.full((SIDE, SIDE), 255, np.uint8))
@@ -1142,7 +1193,11 @@ def _(tree: Tree) -> None:
 @case(
     37,
     "other-layout",
-    Stop("E-ROOT", "data.root=", ("'images/{split}/{stem}.*'", "Images lie in 'photos/train' (6 files, e.g. train0.png)", "data.images")),
+    Stop(
+        "E-ROOT",
+        "data.root=",
+        ("'images/{split}/{stem}.*'", "'photos/train' (6 files, e.g. train0.png)", "data.images"),
+    ),
 )
 def _(tree: Tree) -> None:
     (tree.root / "images").rename(tree.root / "photos")
@@ -1189,7 +1244,11 @@ def _(tree: Tree) -> None:
     Stop(
         "E-NAME",
         TRAIN0,
-        ("and images/train/train0.jpg are the same for the pattern", "Remove one of them", "name the suffix in the pattern"),
+        (
+            "and images/train/train0.jpg are the same for the pattern",
+            "Remove one of them",
+            "name the suffix in the pattern",
+        ),
         (leave_out("images/train/train0.jpg"), Cure("name the suffix", ("data.images='images/{split}/{stem}.png'",))),
     ),
 )
@@ -1262,14 +1321,18 @@ def _(tree: Tree) -> None:
 @case(
     42,
     "unknown-names-in-a-list",
-    Stop("E-LIST", "train.txt:7", ("names no image of data.images (ghost)", "Remove the line", "Likewise: train.txt:9")),
+    Stop(
+        "E-LIST", "train.txt:7", ("names no image of data.images (ghost)", "Remove the line", "Likewise: train.txt:9")
+    ),
     overrides=LISTS,
 )
 def _(tree: Tree) -> None:
     _write_lists(tree, "ghost\n\nimages/train/spirit.png\n")
 
 
-@case(42, "list-in-utf-16", Stop("E-LIST", "train.txt", ("is not a UTF-8 text file", "Save it as one")), overrides=LISTS)
+@case(
+    42, "list-in-utf-16", Stop("E-LIST", "train.txt", ("is not a UTF-8 text file", "Save it as one")), overrides=LISTS
+)
 def _(tree: Tree) -> None:
     _write_lists(tree)
     (tree.root / "train.txt").write_text((tree.root / "train.txt").read_text(), encoding="utf-16")
@@ -1302,7 +1365,9 @@ def _(tree: Tree) -> None:
 @case(
     44,
     "archive",
-    Stop("E-ROOT", "data.root=", ("is an archive, which is never unpacked here", "Unpack it yourself and set data.root")),
+    Stop(
+        "E-ROOT", "data.root=", ("is an archive, which is never unpacked here", "Unpack it yourself and set data.root")
+    ),
     overrides=("data.root=ROOT/data.zip",),
 )
 def _(tree: Tree) -> None:

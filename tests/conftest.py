@@ -1,6 +1,7 @@
 """Shared fixtures: a private data cache, and configs composed as the command line would compose them."""
 
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -69,3 +70,17 @@ def image_tree(tmp_path: Path) -> Path:
             Image.fromarray(image).save(root / "images" / name)
             Image.fromarray(mask).save(root / "masks" / name)
     return root
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Counts the rows of the table of bad inputs; a row counts if all its cases passed."""
+    rows: dict[str, bool] = {}
+    tracebacks = 0
+    for outcome in ("passed", "failed", "error"):
+        for report in terminalreporter.stats.get(outcome, []):
+            if row := re.search(r"test_bad_inputs\.py.*\[row-(\d+)-", report.nodeid):
+                rows[row[1]] = rows.get(row[1], True) and report.passed
+                tracebacks += ("traceback", 1) in report.user_properties
+    if rows:
+        declared = sum(rows.values())
+        terminalreporter.write_line(f"bad inputs: {declared}/{len(rows)} as declared, {tracebacks} tracebacks")

@@ -48,24 +48,24 @@ def write_pages(path: Path, pages: list[np.ndarray]) -> Path:
 def open_folder(root: Path, **changes: Any) -> Folder:
     """The source that ``data=folder`` would make; three classes a, b and c unless told otherwise."""
     facts = {"root": str(root), "class_names": ["a", "b", "c"], "size": None}
-    return Folder(**_arguments(Folder, _node("data/folder") | facts | changes))
+    return Folder(**_arguments(Folder, node("data/folder") | facts | changes))
 
 
 def open_data(source: Any, augment: str | dict[str, Any] = "none", seed: int = 0, **changes: Any) -> DataModule:
     """A DataModule; classes a, b and c, one stage of training on labelled images unless told otherwise."""
     images = changes.pop("train_on", "labelled")
-    node = _node("augment/none") | (augment if isinstance(augment, dict) else _node(f"augment/{augment}"))
+    changed = augment if isinstance(augment, dict) else node(f"augment/{augment}")
     facts = {"class_names": ("a", "b", "c"), "size": None}
     facts |= {"mean": (0.5,) * 3, "std": (0.25,) * 3} if changes.get("in_channels", 3) == 3 else {}
     facts |= changes
     facts["num_classes"] = len(facts["class_names"])
     parts = {
         "source": source,
-        "augment": Augment(**_arguments(Augment, node)),
+        "augment": Augment(**_arguments(Augment, node("augment/none") | changed)),
         "regime": Regime([Stage("all of it", 1.0, images)]),
         "seed": seed,
     }
-    return DataModule(**_arguments(DataModule, _node("data/folder") | facts | parts))
+    return DataModule(**_arguments(DataModule, node("data/folder") | facts | parts))
 
 
 def spec(**changes: Any) -> DataSpec:
@@ -127,9 +127,10 @@ def three_splits(num: int = 6, **options: Any) -> Arrays:
     return Arrays(**{split: scenes(count, seed=seed, **options) for split, (count, seed) in parts.items()})
 
 
-def _node(name: str) -> dict[str, Any]:
-    node: dict[str, Any] = OmegaConf.to_container(OmegaConf.load(CONF_DIR / f"{name}.yaml"))  # type: ignore[assignment]
-    return node
+def node(name: str) -> dict[str, Any]:
+    """What a file of conf/ holds."""
+    values: dict[str, Any] = OmegaConf.to_container(OmegaConf.load(CONF_DIR / f"{name}.yaml"))  # type: ignore[assignment]
+    return values
 
 
 def _arguments(target: Any, node: dict[str, Any]) -> dict[str, Any]:

@@ -16,9 +16,7 @@ STEMS = {"images": "i/{n}.*", "masks": "m/{n}.*", "splits": SHARES}
 
 def samples(source):
     """Name of each item -> its sample, over all splits."""
-    return {
-        item.name: source.read(split, i) for split, items in source.items().items() for i, item in enumerate(items)
-    }
+    return {item.name: source.read(split, i) for split, items in source.items().items() for i, item in enumerate(items)}
 
 
 def identity(source):
@@ -117,7 +115,9 @@ def test_a_threshold_counts_for_one_file_a_class_too(root, by_class):
     mask = samples(open_folder(root, threshold=127, **options))["i/1"].mask
     assert np.array_equal(mask, np.where(c, 2, np.where(b, 1, 0)))
     for useless in ({"label_map": {0: 0, 255: 1}}, {"palette": {"0 0 0": 0}}):
-        with pytest.raises(ValueError, match=r"data.masks names classes, so data.(label_map|palette) has nothing to map"):
+        with pytest.raises(
+            ValueError, match=r"data.masks names classes, so data.(label_map|palette) has nothing to map"
+        ):
             open_folder(root, **options, **useless)
 
 
@@ -127,7 +127,9 @@ def test_classes_of_patterns_are_checked(root, by_class):
 
 
 def test_a_stack_of_pages(root):
-    image_pages, mask_pages = (np.stack(part) for part in zip(*[(s.image[:, :, 0], s.mask) for s in scenes(6)], strict=True))
+    image_pages, mask_pages = (
+        np.stack(part) for part in zip(*[(s.image[:, :, 0], s.mask) for s in scenes(6)], strict=True)
+    )
     write_pages(root / "volume.tif", list(image_pages))
     write_pages(root / "labels.tif", list(mask_pages))
     write_pages(root / "volume2.tif", list(image_pages[:3]))
@@ -138,7 +140,9 @@ def test_a_stack_of_pages(root):
         shutil.copy(root / f"{name}2.tif", root / f"{name}3.tif")
     source = open_folder(root, page="all", **options)
     found = samples(source)
-    assert sorted(found) == [f"volume1#00{i}" for i in range(6)] + [f"volume{n}#00{i}" for n in (2, 3) for i in range(3)]
+    assert sorted(found) == [f"volume1#00{i}" for i in range(6)] + [
+        f"volume{n}#00{i}" for n in (2, 3) for i in range(3)
+    ]
     for i in range(6):
         assert np.array_equal(found[f"volume1#00{i}"].image[:, :, 0], image_pages[i])
         assert np.array_equal(found[f"volume1#00{i}"].mask, mask_pages[i])
@@ -187,7 +191,9 @@ def test_unlabelled_images_have_no_mask(root, simple):
 
 def test_a_mask_of_another_size_is_refused(root, simple):
     write(root / "m" / "1.png", (20, 16))
-    with pytest.raises(Problem, match=r"E-SIZE m/1.png has 16x20 pixels, its image i/1.png 20x16. Masks are never resized"):
+    with pytest.raises(
+        Problem, match=r"E-SIZE m/1.png has 16x20 pixels, its image i/1.png 20x16. Masks are never resized"
+    ):
         samples(open_folder(root, **STEMS))
 
 
@@ -211,7 +217,9 @@ def test_rotation_that_nothing_decides_needs_a_word(root):
     for i in range(3):
         write(root / "i" / f"{i}.png", tagged, exif=tagged.getexif())
         write(root / "m" / f"{i}.png", (4, 4))
-    with pytest.raises(Problem, match=r"E-EXIF i/\d.png carries the rotation tag 3.*data.exif=apply or data.exif=ignore"):
+    with pytest.raises(
+        Problem, match=r"E-EXIF i/\d.png carries the rotation tag 3.*data.exif=apply or data.exif=ignore"
+    ):
         samples(open_folder(root, **STEMS))
     pixels = np.asarray(tagged)
     assert np.array_equal(samples(open_folder(root, **STEMS, exif="ignore"))["i/0"].image, pixels)

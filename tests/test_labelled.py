@@ -1,3 +1,5 @@
+import itertools
+
 import numpy as np
 import pytest
 
@@ -69,8 +71,10 @@ def source():
     """Sixty scenes, of which some lack classes, and three have no mask at all."""
     found = three_splits(0)
     found.samples["train"] = [
-        *scenes(30, (8, 8), seed=5, num_classes=1), *scenes(20, (8, 8), seed=6, num_classes=2), *scenes(10, (8, 8), seed=7)
-    ]  # fmt: skip
+        *scenes(30, (8, 8), seed=5, num_classes=1),
+        *scenes(20, (8, 8), seed=6, num_classes=2),
+        *scenes(10, (8, 8), seed=7),
+    ]
     for i in (1, 31, 55):
         found.samples["train"][i] = found.samples["train"][i]._replace(mask=None)
     return found
@@ -85,7 +89,7 @@ def test_budgets_are_nested_and_as_large_as_they_say(source, seed):
     shares = (0.01, 0.05, 0.1, 0.25, 0.5, 1.0)
     found = [budget(source, share, seed) for share in shares]
     assert [len(chosen) for chosen in found] == [max(1, round(57 * share)) for share in shares]
-    for small, large in zip(found, found[1:], strict=False):
+    for small, large in itertools.pairwise(found):
         assert small < large
     assert found[-1] == set(range(60)) - {1, 31, 55}  # what has no mask is never labelled
 

@@ -120,7 +120,12 @@ def test_threshold_then_label_map_inverts(read):
 
 
 @pytest.mark.parametrize(
-    "keys", [("60 16 152", "132 41 246", "254 221 58"), ("#3C1098", "#8429f6", "#FEDD3A"), ("60,16,152", "#8429F6", "254, 221, 58")]
+    "keys",
+    [
+        ("60 16 152", "132 41 246", "254 221 58"),
+        ("#3C1098", "#8429f6", "#FEDD3A"),
+        ("60,16,152", "#8429F6", "254, 221, 58"),
+    ],
 )
 def test_palette_by_colour(read, keys):
     places = np.array([[0, 1, 2], [2, 2, 0]])
@@ -151,20 +156,20 @@ def test_values_pass_while_classes_are_unknown(read):
 @pytest.mark.parametrize(
     ("content", "suffix", "convention", "code", "message"),
     [
-        (CLASSES, ".png", {"ignore_index": 254}, "E-LABEL", r"has 255 \(1 px\); classes are 0..2.*data.ignore_index=255"),
+        (CLASSES, ".png", {"ignore_index": 254}, "E-LABEL", r"has 255 \(1 px\); classes are 0..2.*ignore_index=255"),
         (CLASSES + np.uint8(1), ".png", {"ignore_index": 0}, "E-LABEL", r"has 3 \(3 px\); classes are 0..2"),
-        (np.array([[1, 3]], np.uint8), ".png", {}, "E-LABEL", r"count from 1: data.label_map=\{1:0,2:1,3:2,255:ignore\}"),
-        (np.array([[0, -1]], np.int16), ".npy", {}, "E-LABEL", r"-1 \(1 px\).*If -1 means 'ignore': data.label_map=\{-1:ignore,0:0"),
+        (np.array([[1, 3]], np.uint8), ".png", {}, "E-LABEL", r"from 1: data.label_map=\{1:0,2:1,3:2,255:ignore\}"),
+        (np.array([[0, -1]], np.int16), ".npy", {}, "E-LABEL", r"-1 \(1 px\).*'ignore': data.label_map=\{-1:ignore,0:0"),
         (
             np.array([[0, 255]], np.uint8), ".png", {"class_names": ("a", "b"), "ignore_index": 9}, "E-LABEL",
             r"masks of 0 and 255: data.label_map=\{0:0,255:1\}",
         ),
-        (np.arange(20, dtype=np.uint8)[None], ".png", {}, "E-LABEL", r"and 9 more values.*in-between values, as after resizing"),
-        (CLASSES, ".png", {"label_map": {0: 0, 1: 1}}, "E-LABEL", r"2 \(3 px\), 255 \(1 px\); data.label_map knows 0, 1"),
+        (np.arange(20, dtype=np.uint8)[None], ".png", {}, "E-LABEL", r"and 9 more values.*in-between values"),
+        (CLASSES, ".png", {"label_map": {0: 0, 1: 1}}, "E-LABEL", r"255 \(1 px\); data.label_map knows 0, 1"),
         (np.array([[0, 2**30]], np.int32), ".tif", {}, "E-LABEL", r"has values from 0 to 1073741824"),
         (np.zeros((2, 2), np.float32), ".npy", {}, "E-LABEL", r"holds float32 numbers \(0 to 0\)"),
-        (np.zeros((16, 16), np.uint8), ".jpg", {}, "E-LOSSY", r"is a JPEG file, which changes mask values.*threshold=127"),
-        (COLOURS[None], ".png", {}, "E-COLOUR", r"has 3 colours, not class numbers.*'data.palette=\{60 16 152:0,132 41 246:1"),
+        (np.zeros((16, 16), np.uint8), ".jpg", {}, "E-LOSSY", r"is a JPEG file, .*data.threshold=127"),
+        (COLOURS[None], ".png", {}, "E-COLOUR", r"has 3 colours.*'data.palette=\{60 16 152:0,132 41 246:1"),
         (COLOURS[None], ".png", {"palette": {"60 16 152": 0, "#8429F6": 1}}, "E-COLOUR", r"lacks: 254 221 58 \(1 px\)"),
         (COLOURS[None].repeat(16, 1), ".jpg", {"palette": {"60 16 152": 0}}, "E-LOSSY", r"changes colours"),
         (CLASSES.astype(np.uint16), ".png", {"palette": {"0 0 0": 0}}, "E-COLOUR", r"is I;16, without colours"),

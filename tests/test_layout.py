@@ -113,7 +113,9 @@ def test_splits_by_folder(make):
 
 
 def test_splits_by_folder_with_other_names_and_a_share(make):
-    names = [f"{s}/{i}.{suffix}" for s in ("training", "testing", "extra") for i in range(8) for suffix in ("jpg", "png")]
+    names = [
+        f"{s}/{i}.{suffix}" for s in ("training", "testing", "extra") for i in range(8) for suffix in ("jpg", "png")
+    ]
     splits = {"train": "training", "val": 0.25, "test": "testing"}
     layout = pairs(make(*names), "{split}/{n}.jpg", "{split}/{n}.png", splits)
     assert {split: len(part) for split, part in layout.splits.items()} == {"train": 6, "val": 2, "test": 8}
@@ -300,7 +302,10 @@ def test_images_in_another_folder_are_pointed_out(make):
 def test_a_split_without_images_is_named(make):
     root = make(*(f"{kind}/{s}/{i}.png" for kind in "im" for s in ("train", "validation") for i in range(3)))
     found = problems(root, "i/{split}/{n}.png", "m/{split}/{n}.png", BY_FOLDER)
-    assert [text.split(" (")[0] for text in found] == ["E-EMPTY split val has no images", "E-EMPTY split test has no images"]
+    assert [text.split(" (")[0] for text in found] == [
+        "E-EMPTY split val has no images",
+        "E-EMPTY split test has no images",
+    ]
     assert "looked for i/val/{n}.png" in found[0]
 
 
@@ -309,5 +314,8 @@ def test_links_that_lead_out_stop_the_search(make, tmp_path):
     outside = write(tmp_path / "outside.png", Image.new("L", (4, 4)))
     (root / "i" / "9.png").symlink_to(outside)
     (root / "m" / "9.png").symlink_to(outside)
-    assert [text.split(" is ")[0] for text in problems(root, "i/{n}.png", "m/{n}.png")] == ["E-LINK i/9.png", "E-LINK m/9.png"]
+    assert [text.split(" is ")[0] for text in problems(root, "i/{n}.png", "m/{n}.png")] == [
+        "E-LINK i/9.png",
+        "E-LINK m/9.png",
+    ]
     assert len(by_image(pairs(root, "i/{n}.png", "m/{n}.png", follow_links=True))) == 5

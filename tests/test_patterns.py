@@ -52,7 +52,9 @@ def test_any_image_suffix_in_any_case(suffix):
     assert pattern.match("a" + suffix.title()) == {"stem": "a"}
 
 
-@pytest.mark.parametrize("text", ["/data/{stem}.png", "~/{stem}.png", "../{stem}.png", "a/../../{stem}.png", "a\\{s}.png"])
+@pytest.mark.parametrize(
+    "text", ["/data/{stem}.png", "~/{stem}.png", "../{stem}.png", "a/../../{stem}.png", "a\\{s}.png"]
+)
 def test_a_pattern_stays_below_the_root(text):
     with pytest.raises(ValueError, match=r"leaves data.root; write a path below it, with forward slashes"):
         Pattern(text)

@@ -34,7 +34,14 @@ def as_image(raster, in_channels=3, scale=None, alpha=None):
 
 @pytest.mark.parametrize(
     ("suffix", "options"),
-    [(".png", {}), (".bmp", {}), (".tif", {}), (".tif", {"compression": "tiff_lzw"}), (".webp", {"lossless": True}), (".npy", {})],
+    [
+        (".png", {}),
+        (".bmp", {}),
+        (".tif", {}),
+        (".tif", {"compression": "tiff_lzw"}),
+        (".webp", {"lossless": True}),
+        (".npy", {}),
+    ],
 )
 def test_eight_bits_come_as_they_are(opened, suffix, options):
     raster = opened(RGB, f"image{suffix}", **options)
@@ -87,7 +94,7 @@ def test_scale_says_what_is_black_and_white(opened, content, name, scale, expect
 def test_one_bit_images_need_a_scale(opened):
     image = Image.fromarray(np.array([[0, 255]], np.uint8)).convert("1")
     assert as_image(opened(image), in_channels=1, scale=(0, 1))[0, :, 0].tolist() == [0, 255]
-    with pytest.raises(Problem, match=r"E-DEPTH image 7 has 1 bits.*data.scale=\[0,1\]"):
+    with pytest.raises(Problem, match=r"E-DEPTH image 7 has 1 bit .*data.scale=\[0,1\]"):
         as_image(opened(image))
 
 
@@ -209,7 +216,9 @@ def test_arrays_of_python_objects_are_never_loaded(opened, tmp_path):
 
 
 def test_numbers_that_are_none_are_refused(opened):
-    with pytest.raises(Problem, match=r"E-NAN image 7 has 1 values that are NaN or infinite, the first in row 1, column 2"):
+    with pytest.raises(
+        Problem, match=r"E-NAN image 7 has 1 values that are NaN or infinite, the first in row 1, column 2"
+    ):
         as_image(opened(np.where(np.arange(6).reshape(2, 3) == 5, np.nan, 0.5), "a.npy"), scale=(0, 1))
 
 

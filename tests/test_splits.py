@@ -38,7 +38,9 @@ def test_the_order_of_files_does_not_matter():
     groups = videos(30)
     names = list(groups)
     random.Random(1).shuffle(names)
-    assert divide({name: groups[name] for name in names}, SHARES, 3, None, None) == divide(groups, SHARES, 3, None, None)
+    assert divide({name: groups[name] for name in names}, SHARES, 3, None, None) == divide(
+        groups, SHARES, 3, None, None
+    )
 
 
 def test_the_seed_decides():

@@ -31,7 +31,8 @@ def mixed_sizes(**options):
     """Images of three sizes in each split."""
     sizes = [(16, 20), (9, 31), (24, 12)]
     return Arrays(
-        **{s: [scenes(1, size, seed=i * 7 + k)[0] for k, size in enumerate(sizes)] for i, s in enumerate(SPLITS)}, **options
+        **{s: [scenes(1, size, seed=i * 7 + k)[0] for k, size in enumerate(sizes)] for i, s in enumerate(SPLITS)},
+        **options,
     )
 
 
@@ -70,9 +71,13 @@ def test_files_are_read_once(tmp_path):
 def test_other_settings_are_other_entries(cache):
     source = three_splits()
     settings = [
-        (spec(), "stretch"), (spec(size=(8, 10)), "stretch"), (spec(size=(8, 8)), "stretch"), (spec(size=(8, 8)), "pad"),
-        (spec(class_names=("a", "b", "x")), "stretch"), (spec(ignore_index=254), "stretch"),
-    ]  # fmt: skip
+        (spec(), "stretch"),
+        (spec(size=(8, 10)), "stretch"),
+        (spec(size=(8, 8)), "stretch"),
+        (spec(size=(8, 8)), "pad"),
+        (spec(class_names=("a", "b", "x")), "stretch"),
+        (spec(ignore_index=254), "stretch"),
+    ]
     stores = [open_store(source, *setting) for setting in settings]
     assert len({store.fingerprint for store in stores}) == len(settings)
     assert len(entries(cache)) == len(settings)
@@ -91,7 +96,11 @@ def test_all_problems_of_all_files_are_said_and_nothing_is_left(cache):
     assert [problem.where for problem in error.value.problems] == ["train/001", "val/000", "test/002"]
     assert error.value.lines == ["E-IMG train/001 is empty (0 bytes). Copy it again. Likewise: val/000, test/002"]
     assert [path.suffix for path in cache.iterdir()] == [".lock"]
-    assert [problem.where for problem in survey(source, spec(), "stretch").problems] == ["train/001", "val/000", "test/002"]
+    assert [problem.where for problem in survey(source, spec(), "stretch").problems] == [
+        "train/001",
+        "val/000",
+        "test/002",
+    ]
 
 
 def test_an_interruption_leaves_nothing(cache, monkeypatch):
@@ -230,7 +239,9 @@ def test_stretching_resizes_images_smoothly_and_masks_by_nearest():
         assert np.array_equal(split.mask(i), mask[rows.astype(int)][:, columns.astype(int)])
 
 
-@pytest.mark.parametrize(("size", "sizes"), [((12, 12), [[10, 12], [3, 12], [12, 6]]), ((32, 62), [[32, 40], [18, 62], [32, 16]])])
+@pytest.mark.parametrize(
+    ("size", "sizes"), [((12, 12), [[10, 12], [3, 12], [12, 6]]), ((32, 62), [[32, 40], [18, 62], [32, 16]])]
+)
 def test_padding_keeps_aspect_ratios(size, sizes):
     split = open_store(mixed_sizes(), spec(size=size), "pad").splits["train"]
     assert split.sizes.tolist() == sizes

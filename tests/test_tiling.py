@@ -1,3 +1,5 @@
+import itertools
+
 import pytest
 import torch
 from torch import nn
@@ -54,7 +56,7 @@ def test_every_pixel_is_covered_and_overlap_is_kept(size, overlap):
         starts = sorted({corner[axis] for corner in corners})
         assert starts[0] == 0
         assert starts[-1] + tile[axis] >= size[axis]
-        steps = [b - a for a, b in zip(starts, starts[1:], strict=False)]
+        steps = [b - a for a, b in itertools.pairwise(starts)]
         assert all(0 < step <= max(1, round(tile[axis] * (1 - overlap))) for step in steps)
     assert len(corners) == len(set(corners))
 

@@ -151,7 +151,8 @@ def build_data(plain: dict[str, Any]) -> DataModule:
     """Builds the source and the DataModule over it; looks at names, opens no image."""
     source, module = data_nodes(plain["data"])
     parts = {"augment": make(plain["augment"]), "regime": make(plain["regime"]), "seed": plain["seed"]}
-    data: DataModule = make_partial(module)(source=make(source), **parts)
+    # make_partial: an error of the source arrives as it is, not wrapped into one of Hydra's.
+    data: DataModule = make_partial(module)(source=make_partial(source)(), **parts)
     return data
 
 

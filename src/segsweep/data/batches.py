@@ -6,6 +6,7 @@ import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import numpy as np
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_CANDIDATES = 32  # pixels looked at to find one of a rare class
+_CANDIDATES = 512  # pixels looked at to find one of a rare class: one of 0.5 % is then nearly always among them
 S = TypeVar("S")
 T = TypeVar("T")
 
@@ -130,9 +131,8 @@ class TrainBatches:
             images, masks = windows.whole(index)
             centre = torch.tensor([(out[0] - 1) / 2, (out[1] - 1) / 2]).expand(len(index), 2)
         else:
-            corner = self._corners(
-                index, uniform(mix(data.seed, f"{prefix}crop", self.epoch), key, 6 + 2 * _CANDIDATES)
-            )
+            num = 6 + 2 * _CANDIDATES if data.crop_balance else 2
+            corner = self._corners(index, uniform(mix(data.seed, f"{prefix}crop", self.epoch), key, num))
             reach = data.augment.reach(out)
             margin = torch.tensor([(reach[0] - out[0]) // 2, (reach[1] - out[1]) // 2])
             images, masks = windows.cut(index, corner - margin, reach, data.spec.ignore_index)
@@ -157,6 +157,7 @@ class TrainBatches:
         around = pixel - (draws[:, 3:5] * out).long()  # the pixel may lie anywhere in the crop
         balanced = torch.where(room >= 0, around.clamp(min=torch.zeros(1, dtype=torch.int64), max=room), corner)
         is_balanced = (draws[:, 5:6] < self.data.crop_balance) & (cumulated[:, -1:] > 0)
+        is_balanced &= ~self.is_hidden[index, None]  # a mask that may not be used may not steer either
         return torch.where(is_balanced, balanced, corner)
 
     def _batch(self, plan: _Plan, own: _Cut, partners: _Cut | None) -> Batch:
@@ -221,8 +222,15 @@ class EvalBatches:
 
 def standardise(image: Tensor, spec: DataSpec) -> Tensor:
     """(N, C, H, W) from intensities in 0..1 to the mean 0 and standard deviation 1 of the data's statistics."""
-    mean, std = (torch.tensor(values, device=image.device).view(-1, 1, 1) for values in (spec.mean, spec.std))
+    mean, std = _statistics(spec.mean, spec.std, image.device)
     return (image - mean) / std
+
+
+@lru_cache
+def _statistics(mean: tuple[float, ...], std: tuple[float, ...], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation, (C, 1, 1) each; kept, because a copy to a GPU makes the host wait."""
+    mean_C11, std_C11 = (torch.tensor(values, device=device).view(-1, 1, 1) for values in (mean, std))
+    return mean_C11, std_C11
 
 
 def _ahead(function: Callable[[S], T], arguments: Iterable[S], workers: int) -> Iterator[T]:

@@ -104,12 +104,14 @@ class Folder:
         if isinstance(masks, dict):
             if useless := [name for name, option in (("label_map", label_map), ("palette", palette)) if option]:
                 raise ValueError(
-                    f"data.masks names classes, so data.{useless[0]} has nothing to map; a pixel has the class where its "
-                    f"file is not 0, or above data.threshold"
+                    f"data.masks names classes, so data.{useless[0]} has nothing to map; a pixel has a class where the "
+                    f"file of that class is not 0, or above data.threshold"
                 )
             self._class_numbers = [self.labels._number(name, "masks") for name in masks]
         if download:
             fetch(downloader, self.root, obtain)
+        if downloader and obtain:
+            obtain = f"{obtain}, or set data.download=true"
         missing_root(self.root, images, obtain)
         found = find_pairs(
             self.root, images, masks, unlabelled, valid, {str(name): selector for name, selector in splits.items()}, group_by, fold, num_folds, split_seed, exclude,
@@ -126,7 +128,8 @@ class Folder:
         pairs = [pair for pairs in self._pairs.values() for pair, _ in pairs]
         files = {file.name: (file.size, file.mtime_ns) for pair in pairs for file in pair.files()}
         roles = [
-            (pair.image.name, [(k, mask.name) for k, mask in pair.masks], pair.valid and pair.valid.name) for pair in pairs
+            (pair.image.name, [(k, mask.name) for k, mask in pair.masks], pair.valid and pair.valid.name)
+            for pair in pairs
         ]
         reading = [self.in_channels, self.scale, self.alpha, self.exif, self.page, self.labels.identity(), self.classes]
         return ["folder", reading, sorted(self._items.items()), sorted(files.items()), sorted(roles)]
@@ -170,7 +173,7 @@ class Folder:
         facts |= {
             "mask": layers[0][1].name + (f" and {len(layers) - 1} more" if len(layers) > 1 else ""),
             "mask_mode": first.mode,
-            "palette": _used_palette(first) if self.labels.palette is None else None,
+            "palette": None if self.labels.palette else _used_palette(first),
         }
         return Sample(image, mask, facts)
 

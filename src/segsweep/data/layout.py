@@ -12,6 +12,7 @@ from segsweep.data.splits import SPLITS, Selectors, divide, read_list
 
 _ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar")
 _LISTED = 5
+_FOLDERS = 3  # that a message names
 _SPARE = "Remove it, list it in data.exclude, or correct data.images and data.masks"
 _TWICE = "Remove one of them, list it in data.exclude, or name the suffix in the pattern"
 _EXCLUDE = "Give it one, leave it out with data.exclude, or make it an unlabelled image with data.unlabelled"
@@ -368,7 +369,7 @@ def _nearest(root: Path) -> str:
             if (files := sorted(file.name for file in folder.iterdir() if file.suffix.lower() in SUFFIXES))
         }
         if found:
-            most = sorted(found, key=lambda inside: -len(found[inside]))[:_LISTED]
+            most = sorted(found, key=lambda inside: -len(found[inside]))[:_FOLDERS]
             return ", ".join(f"'{inside}' ({len(found[inside])} files, e.g. {found[inside][0]})" for inside in most)
         level = sorted(sub for folder in level for sub in folder.iterdir() if sub.is_dir())[:1000]
     there = ", ".join(sorted(path.name for path in root.iterdir())[:_LISTED]) or "nothing at all"

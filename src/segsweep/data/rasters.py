@@ -107,9 +107,11 @@ def _read(path: Path, shown: str) -> bytes:
     try:
         data = path.read_bytes()
     except OSError as error:
-        rights = f", mode {path.stat().st_mode & 0o777:o}" if isinstance(error, PermissionError) else ""
-        what = f"cannot be read ({error.strerror}{rights})"
-        raise Problem("E-READ", shown, what, "Give yourself the right to read it") from None
+        if isinstance(error, PermissionError):
+            what = f"cannot be read ({error.strerror}, mode {path.stat().st_mode & 0o777:o})"
+            raise Problem("E-READ", shown, what, "Give yourself the right to read it") from None
+        fix = "Check the disk or the share it lies on"
+        raise Problem("E-READ", shown, f"cannot be read ({error.strerror})", fix) from None
     if not data:
         raise Problem("E-IMG", shown, "is empty (0 bytes)", _COPY)
     is_npy = path.suffix.lower() == ".npy"
@@ -262,7 +264,8 @@ def to_image(
         pixels = ((pixels.astype(np.float64) - low) * (255 / (high - low))).clip(0, 255).round().astype(np.uint8)
     elif pixels.dtype != np.uint8 or raster.bits != 8:
         low, high = float(pixels.min()), float(pixels.max())
-        what = f"has {raster.bits} bit{'' if raster.bits == 1 else 's'} a band, not 8 ({pixels.dtype}, values {low:g} to {high:g})"
+        depth = f"{raster.bits} bit{'' if raster.bits == 1 else 's'} a band"
+        what = f"has {depth}, not 8 ({pixels.dtype}, values {low:g} to {high:g})"
         fix = f"Say which values are black and white, e.g. data.scale=[{_black(low)},{_white(high, raster.bits)}]"
         raise Problem("E-DEPTH", shown, what, fix)
     if raster.colours is not None:
