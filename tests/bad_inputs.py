@@ -208,6 +208,11 @@ def _(tree: Tree) -> None:
     tree.image().write_bytes(b"")
 
 
+@case(12, "empty-image-among-pages", Stop("E-IMG", TRAIN0, ("is empty", "data.exclude")), overrides=("data.page=all",))
+def _(tree: Tree) -> None:
+    tree.image().write_bytes(b"")
+
+
 @case(1, "empty-mask", damaged(MASK0, "is empty (0 bytes)", "Copy or download the file again"))
 def _(tree: Tree) -> None:
     tree.mask().write_bytes(b"")

@@ -186,6 +186,10 @@ def test_a_run_is_not_continued_on_other_data(_row, tree, command):
     assert second.record["status"] == "failed"
     assert second.record["error"]["class"] == "config"
     assert second.history == epochs
+    (second.folder / "record.json").write_text(json.dumps({**second.record, "status": "interrupted"}))
+    third = command("name=x", is_trained=True)  # the refusal has not made it forget
+    assert "was started on other data" in third.output
+    assert third.history == epochs
 
 
 @pytest.mark.parametrize(

@@ -202,8 +202,10 @@ def test_half_a_file_is_refused(opened, tmp_path, suffix):
         opened(whole[: len(whole) // 2], f"half{suffix}")
 
 
-def test_a_flipped_bit_in_a_png_is_refused(opened, tmp_path):
-    data = bytearray(write(tmp_path / "whole.png", RNG.integers(0, 256, (40, 40), np.uint8)).read_bytes())
+@pytest.mark.parametrize("compress_level", [0, 6])
+def test_a_flipped_bit_in_a_png_is_refused(opened, tmp_path, compress_level):
+    pixels = RNG.integers(0, 256, (40, 40), np.uint8)
+    data = bytearray(write(tmp_path / "whole.png", pixels, compress_level=compress_level).read_bytes())
     data[len(data) // 2] ^= 1
     with pytest.raises(Problem, match=r"E-IMG image.png is damaged or cut off"):
         opened(bytes(data))

@@ -27,6 +27,7 @@ from segsweep.hints import did_you_mean
 from segsweep.run import ConfigError, new_folder
 
 VERSION_BASE = "1.3"
+_is_short = False  # whether run_app turns errors into lines
 
 
 def run_app(app: Callable[[], None], arguments: list[str]) -> None:
@@ -36,8 +37,10 @@ def run_app(app: Callable[[], None], arguments: list[str]) -> None:
         app: the command, which composes a config from the arguments.
         arguments: of the command line.
     """
+    global _is_short
     if os.environ.get("HYDRA_FULL_ERROR") == "1":
         return app()
+    _is_short = True
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises what it would otherwise print itself
     try:
         app()
@@ -50,7 +53,13 @@ def run_app(app: Callable[[], None], arguments: list[str]) -> None:
             _stop(_all_mistakes(arguments) or [str(error).splitlines()[0]])
         _stop(str(error).splitlines() if isinstance(error, ConfigError) else [f"{type(error).__name__}: {error}"])
     finally:
+        _is_short = False
         del os.environ["HYDRA_FULL_ERROR"]
+
+
+def shows_traceback() -> bool:
+    """Whether errors end the program with a traceback: not below ``run_app``, unless the user asked for it."""
+    return not _is_short
 
 
 class Preflight(Callback):

@@ -90,7 +90,8 @@ def open_run(folder: Path, facts: Mapping[str, Any]) -> Iterator[Run]:
                 return
         started = time.time()
         earlier_s = run.before.get("wall_s", 0.0)  # of sessions that this one continues
-        run.save(schema=SCHEMA, status="running", error=None, started=_now(), finished=None, **facts)
+        kept = {"data": run.before["data"]} if "data" in run.before else {}  # what the run has been trained on
+        run.save(schema=SCHEMA, status="running", error=None, started=_now(), finished=None, **kept, **facts)
         _append_to_ledger(run)
         try:
             yield run

@@ -51,8 +51,11 @@ def app(cfg: DictConfig) -> float | None:
     try:
         return train(cfg, Path(job.runtime.output_dir), origin)
     except Exception as error:
-        log.error("%s", error)
+        for line in str(error).splitlines():
+            log.error("error: %s", line)
         log.debug("the traceback:", exc_info=True)
+        if job.mode == RunMode.RUN and not command.shows_traceback():
+            raise SystemExit(1) from error  # Hydra would add a line that says no more
         error.is_reported = True  # type: ignore[attr-defined]
         raise
 

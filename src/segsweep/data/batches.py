@@ -169,7 +169,8 @@ class TrainBatches:
             pasted = augment.mix_in(
                 image[at], mask[at], other_image, other_mask, draws, self.is_rare.to(self.device), spec.ignore_index
             )
-            image, mask = image.index_copy(0, at, pasted[0]), mask.index_copy(0, at, pasted[1])
+            image = image.index_copy(0, at, pasted[0]).contiguous(memory_format=torch.channels_last)
+            mask = mask.index_copy(0, at, pasted[1])
         return Batch(standardise(image, spec), mask, plan.images.to(self.device))
 
     def _augment(self, cut: _Cut, is_hidden: Tensor) -> tuple[Tensor, Tensor]:

@@ -214,7 +214,7 @@ class Folder:
             "E-EXIF",
             pair.image.name,
             f"carries the rotation tag {own}, and no mask size tells whether its mask is rotated",
-            "Set data.exif=apply or data.exif=ignore after a look at it: segsweep-data draws both on one sheet",
+            "Set data.exif=apply or data.exif=ignore; segsweep-data with either draws images and masks on one sheet",
         )
 
     def _merge(self, layers: list[tuple[int, File, Raster]]) -> Pixels:
