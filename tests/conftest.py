@@ -1,12 +1,15 @@
 """Shared fixtures: a private data cache, and configs composed as the command line would compose them."""
 
+import logging
 import os
 import re
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig
 
 from segsweep import CONF_DIR
@@ -47,6 +50,22 @@ def composer() -> Callable[..., DictConfig]:
             return compose("train", list(overrides), return_hydra_config=hydra)
 
     return compose_one
+
+
+@pytest.fixture
+def in_process():
+    """Puts back what a command leaves behind in the process that runs it: log handlers, signals, Hydra's state."""
+    names = (None, "segsweep", "pytorch_lightning")
+    levels = {name: logging.getLogger(name).level for name in names}
+    handlers, on_sigterm = logging.root.handlers[:], signal.getsignal(signal.SIGTERM)
+    yield
+    GlobalHydra.instance().clear()
+    signal.signal(signal.SIGTERM, on_sigterm)
+    for extra in set(logging.root.handlers) - set(handlers):
+        extra.close()
+    logging.root.handlers[:] = handlers
+    for name, level in levels.items():
+        logging.getLogger(name).setLevel(level)
 
 
 @pytest.fixture

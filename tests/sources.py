@@ -14,8 +14,8 @@ from segsweep.augment import Augment
 from segsweep.data.datamodule import DataModule
 from segsweep.data.folder import Folder
 from segsweep.data.problems import Problem
+from segsweep.data.source import Item, Sample
 from segsweep.data.splits import SPLITS
-from segsweep.data.storage import Item, Sample
 from segsweep.regime import Regime, Stage
 from segsweep.types import DataSpec
 

@@ -15,7 +15,8 @@ FILES = sorted(ROOT.rglob("*.py"))
 # A module may import from lower floors and from its own package, nothing else of ours.
 FLOORS = {
     "types": 0, "rng": 0, "regime": 0, "files": 0, "hints": 0, "allocator": 0,
-    "models": 1, "losses": 1, "metrics": 1, "tiling": 1, "augment": 1, "schedulers": 1, "hardware": 1, "cost": 1, "pictures": 1,
+    "models": 1, "losses": 1, "metrics": 1, "tiling": 1, "augment": 1, "schedulers": 1, "hardware": 1, "cost": 1,
+    "pictures": 1,
     "data": 2,
     "task": 3, "checkpoints": 3, "floors": 3,
     "callbacks": 4,
@@ -71,7 +72,18 @@ def test_models_and_losses_need_torch_alone(file):
         assert third <= {"torch", "annotated_types"}
 
 
-LIGHT = ["run", "files", "hints", "report.runs", "report.leaderboard", "config", "command", "train", "doctor", "__main__"]
+LIGHT = [
+    "run",
+    "files",
+    "hints",
+    "report.runs",
+    "report.leaderboard",
+    "config",
+    "command",
+    "train",
+    "doctor",
+    "__main__",
+]
 
 
 @pytest.mark.parametrize("module", LIGHT)

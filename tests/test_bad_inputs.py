@@ -2,16 +2,13 @@
 
 import csv
 import json
-import logging
 import re
-import signal
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from hydra._internal.hydra import Hydra
-from hydra.core.global_hydra import GlobalHydra
 from PIL import Image
 
 from segsweep import config, cost
@@ -76,7 +73,7 @@ def tree(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def command(tmp_path, monkeypatch, capfd, record_property):
+def command(tmp_path, monkeypatch, capfd, record_property, in_process):
     """``command(*overrides)`` runs ``segsweep`` in this process; without ``is_trained`` it ends at the first step."""
     import pytorch_lightning as pl
 
@@ -90,8 +87,6 @@ def command(tmp_path, monkeypatch, capfd, record_property):
     built, fit = [], pl.Trainer.fit
     build_data = config.build_data
     monkeypatch.setattr(config, "build_data", lambda plain: built.append(build_data(plain)) or built[-1])
-    loggers = {name: logging.getLogger(name).level for name in (None, "segsweep", "pytorch_lightning")}
-    handlers, handler = logging.root.handlers[:], signal.getsignal(signal.SIGTERM)
 
     def reached(*_, **__):
         sys.exit(REACHED)
@@ -114,14 +109,7 @@ def command(tmp_path, monkeypatch, capfd, record_property):
         folder = next(iter(named or set(place.glob("outputs/runs/*")) - before), None)
         return Result(status, output, folder, built[-1] if built else None)
 
-    yield run
-    GlobalHydra.instance().clear()
-    signal.signal(signal.SIGTERM, handler)
-    for extra in set(logging.root.handlers) - set(handlers):
-        extra.close()
-    logging.root.handlers[:] = handlers
-    for name, level in loggers.items():
-        logging.getLogger(name).setLevel(level)
+    return run
 
 
 def refuse(result, stops):

@@ -42,7 +42,9 @@ def test_every_option_passes_the_check(group, composer):
         cfg = composer(f"{group}={option}", *["data.root=/nowhere"] * has_root, hydra=True)
         found = mistakes(_job(cfg), cfg.hydra.runtime.choices)
         # Without a dataset and a GPU at hand, that much is missing.
-        expected = [line for line in found if "data.root=/nowhere" in line or line.startswith("data.") or "sees no GPU" in line]
+        expected = [
+            line for line in found if "data.root=/nowhere" in line or line.startswith("data.") or "sees no GPU" in line
+        ]
         assert found == expected
 
 

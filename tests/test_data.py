@@ -7,8 +7,8 @@ from omegaconf import OmegaConf
 
 from segsweep.data.batches import TrainBatches
 from segsweep.data.problems import DataError
+from segsweep.data.source import Sample
 from segsweep.data.splits import SPLITS
-from segsweep.data.storage import Sample
 from tests.conftest import options
 from tests.sources import Arrays, node, open_data, open_folder, scenes, three_splits
 

@@ -480,7 +480,8 @@ def test_data_that_is_not_there_can_be_had(name, open_data, tmp_path):
     for root in (tmp_path / "nowhere", empty):
         with pytest.raises(ValueError, match=re.escape(f"E-ROOT data.root={root}")) as error:
             open_data(name, root)
-        assert str(error.value).endswith(OBTAIN[name])
+        advice = f"{OBTAIN[name]}, or set data.download=true" if name in FETCHABLE else OBTAIN[name]
+        assert str(error.value).endswith(advice)
         assert "\n" not in str(error.value)
 
 

@@ -6,7 +6,7 @@ from segsweep.data.digits import Digits
 
 SETTINGS = {
     "size": (48, 48), "num_train": 60, "num_val": 30, "num_test": 30, "max_digits": 3, "digit_size": (18, 28),
-    "max_strokes": 3, "noise": 0.04, "seed": 0,
+    "max_strokes": 3, "noise": 0.04, "scene_seed": 0,
 }  # fmt: skip
 
 
@@ -18,10 +18,10 @@ def scenes():
 
 def test_a_scene_is_a_pure_function_of_seed_split_and_position(scenes):
     again = Digits(**{**SETTINGS, "num_train": 500})
-    image, mask = again.read("train", 7)
+    image, mask, _ = again.read("train", 7)
     assert np.array_equal(image, scenes[7][0])
     assert np.array_equal(mask, scenes[7][1])
-    others = [again.read("val", 7), Digits(**{**SETTINGS, "seed": 1}).read("train", 7), scenes[8]]
+    others = [again.read("val", 7), Digits(**{**SETTINGS, "scene_seed": 1}).read("train", 7), scenes[8]]
     assert not any(np.array_equal(image, other[0]) for other in others)
 
 
@@ -35,16 +35,16 @@ def test_no_source_digit_is_in_two_splits():
 
 
 def test_scenes_hold_one_to_three_digits_on_background(scenes):
-    present = [set(np.unique(mask).tolist()) - {0} for _, mask in scenes]
+    present = [set(np.unique(mask).tolist()) - {0} for _, mask, _ in scenes]
     assert all(1 <= len(labels) <= 3 for labels in present)
     assert set.union(*present) == set(range(1, 11))
-    share = np.mean([np.mean(mask == 0) for _, mask in scenes])
+    share = np.mean([np.mean(mask == 0) for _, mask, _ in scenes])
     assert 0.6 < share < 0.95
 
 
 def test_images_are_grey_bytes_and_ink_is_lighter_than_its_surroundings(scenes):
     contrast = []
-    for image, mask in scenes:
+    for image, mask, _ in scenes:
         assert image.shape == (48, 48, 1)
         assert image.dtype == mask.dtype == np.uint8
         contrast.append(image[mask > 0].mean() - image[mask == 0].mean())

@@ -3,7 +3,8 @@
 import pytest
 from PIL import Image
 
-from segsweep.data.layout import find_pairs, missing_root
+from segsweep.data.absent import refuse_missing_root
+from segsweep.data.layout import Declaration, find_pairs
 from segsweep.data.problems import DataError
 from tests.sources import SHARES, write
 
@@ -15,7 +16,7 @@ def pairs(root, images, masks, splits=SHARES, **changes):
         "unlabelled": None, "valid": None, "group_by": None, "fold": None, "num_folds": None, "split_seed": 0,
         "exclude": (), "follow_links": False, "obtain": None,
     }  # fmt: skip
-    return find_pairs(root=root, images=images, masks=masks, splits=splits, **(options | changes))
+    return find_pairs(root, Declaration(images=images, masks=masks, splits=splits, **(options | changes)))
 
 
 def by_image(layout):
@@ -278,11 +279,11 @@ def test_options_that_contradict_each_other(make, options, message):
 
 def test_a_root_that_is_not_there(tmp_path):
     with pytest.raises(DataError, match=r"E-ROOT data.root=.*nowhere is not a folder.*holds 'images'. Ask the author"):
-        missing_root(tmp_path / "nowhere", "images/{stem}.png", "Ask the author")
+        refuse_missing_root(tmp_path / "nowhere", "images/{stem}.png", "Ask the author")
     archive = write(tmp_path / "set.zip", b"PK")
     with pytest.raises(DataError, match=r"is an archive, which is never unpacked here. Unpack it yourself"):
-        missing_root(archive, "images/{stem}.png", None)
-    missing_root(tmp_path, "images/{stem}.png", None)
+        refuse_missing_root(archive, "images/{stem}.png", None)
+    refuse_missing_root(tmp_path, "images/{stem}.png", None)
 
 
 def test_a_root_that_is_a_level_off(make):

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
+from segsweep.data.images import to_image, turn_upright
 from segsweep.data.problems import Problem
-from segsweep.data.rasters import count_pages, open_raster, to_image, turn_upright
+from segsweep.data.rasters import count_pages, open_raster
 from tests.sources import write, write_pages
 
 RNG = np.random.default_rng(0)

@@ -11,9 +11,11 @@ import pytest
 from PIL import Image
 
 from segsweep.data import storage
+from segsweep.data.decoding import survey
 from segsweep.data.problems import DataError
+from segsweep.data.source import Sample
 from segsweep.data.splits import SPLITS
-from segsweep.data.storage import Sample, clear_cache, open_store, survey
+from segsweep.data.storage import clear_cache, open_store
 from tests.sources import Arrays, open_folder, scenes, spec, three_splits
 
 # Tests are not the only threads of their process, but no lock is held here that a child would need.

@@ -137,8 +137,8 @@ def _suggest_size(sizes: Counter[tuple[int, int]]) -> list[str]:
 
 def _report(data: DataModule, name: str, out: Path) -> int:
     """Decodes (once), prints what was found, and writes the contact sheet and the table."""
+    from segsweep.data.decoding import survey
     from segsweep.data.problems import DataError
-    from segsweep.data.storage import survey
     from segsweep.data.survey import Survey
 
     problems: list[str] = []
@@ -247,8 +247,8 @@ def _raw_masks(data: DataModule) -> Iterator[Any]:
 
 def _first_problems(data: DataModule) -> list[str]:
     """Lines about files that no convention would mend."""
+    from segsweep.data.decoding import survey
     from segsweep.data.problems import DataError
-    from segsweep.data.storage import survey
 
     found = survey(data.source, data.spec, data.fit)
     others = [p for p in found.problems if p.code not in ("E-LABEL", "E-COLOUR", "E-PALETTE", "E-LOSSY")]

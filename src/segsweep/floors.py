@@ -11,7 +11,8 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from segsweep.data.storage import Pixels, Split, Store
+from segsweep.data.source import Pixels
+from segsweep.data.storage import Split, Store
 from segsweep.files import write_atomic
 from segsweep.metrics import VERSION, confusion_per_image, summarise
 from segsweep.types import DataSpec

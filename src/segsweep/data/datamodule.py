@@ -13,7 +13,8 @@ from segsweep.augment import Augment
 from segsweep.data.batches import EvalBatches, TrainBatches
 from segsweep.data.labelled import label_order
 from segsweep.data.problems import DataError, Problem
-from segsweep.data.storage import Source, Store, open_store
+from segsweep.data.source import Source
+from segsweep.data.storage import Store, open_store
 from segsweep.data.windows import Storage
 from segsweep.regime import Regime
 from segsweep.rng import permutation
@@ -40,7 +41,7 @@ class DataModule(pl.LightningDataModule):
         fit: ``stretch`` images to ``size``, or ``pad``: keep their aspect ratio and mirror what is missing, with an
             ignored mask.
         crop: (h, w) in pixels of the random crops to train on, or None for whole images.
-        crop_balance: share of crops that are centred near a pixel drawn with a probability inverse to its class's share.
+        crop_balance: share of crops that hold a pixel drawn with a probability inverse to its class's share of pixels.
         tile: (h, w) in pixels of overlapping tiles by which images are scored, or None for whole images.
         tile_overlap: share of a tile that the next one covers again.
         batch_size: images per optimisation step; also used in validation and test.
@@ -173,8 +174,8 @@ def _check_facts(
         )
     if ignore_index < num_classes:
         raise ValueError(
-            f"data.ignore_index={ignore_index} is the class '{class_names[ignore_index]}', which would vanish; choose a "
-            f"value from {num_classes} to 255"
+            f"data.ignore_index={ignore_index} is the class '{class_names[ignore_index]}', which would vanish; "
+            f"choose a value from {num_classes} to 255"
         )
     if in_channels == 2:
         raise ValueError("data.in_channels=2; images are read as grey (1) or RGB (3)")

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from sklearn.datasets import load_digits
 
+from segsweep.data.source import Item, Pixels, Sample
 from segsweep.data.splits import SPLITS
-from segsweep.data.storage import Item, Pixels, Sample
 
 _VERSION = 1  # raise it with any change below: scenes would differ
 _TRIES = 20  # places tried for a digit before the scene does without it

@@ -9,13 +9,15 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from annotated_types import Ge, Gt
 
+from segsweep.data.absent import refuse_missing_root
 from segsweep.data.download import download as fetch
+from segsweep.data.images import refuse_not_finite, to_image, turn_upright
 from segsweep.data.labels import Class, Labels
-from segsweep.data.layout import Pair, find_pairs, missing_root
+from segsweep.data.layout import Declaration, Pair, find_pairs
 from segsweep.data.patterns import File
 from segsweep.data.problems import DataError, Problem
-from segsweep.data.rasters import Raster, count_pages, open_raster, refuse_not_finite, to_image, turn_upright
-from segsweep.data.storage import Item, Pixels, Sample
+from segsweep.data.rasters import Raster, count_pages, open_raster
+from segsweep.data.source import Item, Pixels, Sample
 
 _TRANSPOSED = (5, 6, 7, 8)  # Exif orientations that swap height and width
 
@@ -112,11 +114,13 @@ class Folder:
             fetch(downloader, self.root, obtain)
         if downloader and obtain:
             obtain = f"{obtain}, or set data.download=true"
-        missing_root(self.root, images, obtain)
-        found = find_pairs(
-            self.root, images, masks, unlabelled, valid, {str(name): selector for name, selector in splits.items()}, group_by, fold, num_folds, split_seed, exclude,
-            follow_links, obtain,
+        refuse_missing_root(self.root, images, obtain)
+        selectors = {str(name): selector for name, selector in splits.items()}
+        said = Declaration(
+            images, masks, unlabelled, valid, selectors, group_by, fold, num_folds, split_seed, exclude, follow_links,
+            obtain,
         )  # fmt: skip
+        found = find_pairs(self.root, said)
         self.num_ignored, self.unused = found.num_ignored, found.unused
         self._pairs = {split: self._unfold(pairs) for split, pairs in found.splits.items()}
         self._items = {

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from segsweep.data.download import download as fetch
 from segsweep.data.problems import DataError, Problem
+from segsweep.data.source import Item, Sample
 from segsweep.data.splits import divide
-from segsweep.data.storage import Item, Sample
 
 _FOLDERS = (".", "MNIST/raw", "raw")  # where people, and torchvision, keep the files
 _MAGIC = {3: 2051, 1: 2049}  # dimensions -> first number of the file
@@ -49,6 +49,8 @@ class Idx:
         self.root, self.ink = Path(root).expanduser(), ink
         if download:
             fetch(downloader, self.root, obtain)
+        if downloader and obtain:
+            obtain = f"{obtain}, or set data.download=true"
         self._files = {stem: _find(self.root, stem, obtain) for stem in ("train", "t10k")}
         num = {stem: min(_count(files[1]), limit or 1 << 62) for stem, files in self._files.items()}
         names = {f"train-{i:05d}": i for i in range(num["train"])}

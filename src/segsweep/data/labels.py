@@ -1,13 +1,15 @@
 """From what a mask file holds to class numbers, by the convention that the data declares; nothing is guessed."""
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from segsweep.data.images import refuse_not_finite
 from segsweep.data.problems import Problem
-from segsweep.data.rasters import Raster, refuse_not_finite
+from segsweep.data.rasters import Raster
 from segsweep.hints import did_you_mean
 
 IGNORE = "ignore"  # the name of ignored pixels in label_map and palette
@@ -31,8 +33,8 @@ class Labels:
             not set.
         label_map: mask value -> class, by name or number, or ``ignore``; values that are not listed are mistakes.
         threshold: values above it become 1, others 0: for masks with grey edges.
-        palette: colour -> class, by name or number, or ``ignore``. A colour is written ``"60 16 152"`` or ``"#3C1098"``.
-            Palette files are then read by colour; without it, by index.
+        palette: colour -> class, by name or number, or ``ignore``. A colour is written ``"60 16 152"`` or
+            ``"#3C1098"``. Palette files are then read by colour; without it, by index.
 
     Raises:
         ValueError: options contradict each other or name unknown classes.
@@ -53,6 +55,8 @@ class Labels:
             raise ValueError("data.palette and data.label_map exclude each other; masks have colours or values")
         self.label_map = {int(v): self._number(c, "label_map") for v, c in (label_map or {}).items()}
         self.palette = {_colour(k): self._number(c, "palette") for k, c in (palette or {}).items()}
+        if len(self.palette) < len(palette or {}):
+            raise ValueError("data.palette names a colour twice; give each one class")
 
     def identity(self) -> list[Any]:
         """JSON-able facts that change whenever a mask could be read differently."""
@@ -84,7 +88,7 @@ class Labels:
         elif values.dtype.kind == "f":
             fix = "Save masks as whole numbers, or set data.threshold"
             raise Problem("E-LABEL", shown, f"holds {values.dtype} numbers ({_range(values)})", fix)
-        found = np.unique(values)
+        found = np.flatnonzero(np.bincount(values.ravel())) if values.dtype == np.uint8 else np.unique(values)
         table = self._table(values, found, raster, shown)
         position = values if found[0] == 0 else values.astype(np.int64) - int(found[0])
         mask: NDArray[np.uint8] = table[position]
@@ -155,16 +159,24 @@ class Labels:
             raise Problem("E-COLOUR", shown, what, "Give masks with colours, or data.label_map instead of data.palette")
         if raster.is_lossy:
             raise Problem("E-LOSSY", shown, f"is a {raster.format} file, which changes colours", "Get the originals")
-        found, inverse = np.unique(codes, return_inverse=True)
-        wrong = [int(code) for code in found if int(code) not in self.palette]
-        if wrong:
+        _refuse_alpha(raster, shown)
+        classes = self._class_of_colour[codes]
+        if (classes < 0).any():
+            wrong = [int(code) for code in np.unique(codes[classes < 0])]
             counts = {code: int((codes == code).sum()) for code in wrong[:_SHOWN]}
             has = ", ".join(f"{_words(code)} ({n:,} px)" for code, n in counts.items())
             more = f" and {len(wrong) - _SHOWN} more colours" if len(wrong) > _SHOWN else ""
             fix = "Add them to data.palette, with the class or 'ignore'"
             raise Problem("E-COLOUR", shown, f"has colours that data.palette lacks: {has}{more}", fix)
-        classes = np.array([self.palette[int(code)] for code in found], np.uint8)
-        return classes[inverse].reshape(codes.shape)
+        return classes.astype(np.uint8)
+
+    @cached_property
+    def _class_of_colour(self) -> NDArray[np.int16]:
+        """(2^24,) class of each colour, -1 for those that the palette lacks."""
+        table = np.full(1 << 24, -1, np.int16)
+        for code, number in self.palette.items():
+            table[code] = number
+        return table
 
     def _number(self, name: Class, key: str) -> int:
         if name == IGNORE:
@@ -188,9 +200,7 @@ def single_band(raster: Raster, shown: str) -> NDArray[Any]:
         Problem: the mask has colours or transparency.
     """
     values = raster.pixels
-    if raster.mode in ("LA", "RGBA") and raster.alpha is not None and (raster.alpha != 255).any():
-        fix = "Save masks without transparency: class numbers in one band"
-        raise Problem("E-LABEL", shown, f"is a mask with transparency ({raster.mode})", fix)
+    _refuse_alpha(raster, shown)
     if values.ndim == 3 and (values.shape[2] == 1 or (values == values[:, :, :1]).all()):
         values = values[:, :, 0]  # grey saved as RGB: the bands say the same
     if values.ndim == 3:
@@ -205,7 +215,13 @@ def single_band(raster: Raster, shown: str) -> NDArray[Any]:
     return values.astype(np.uint8) if values.dtype == bool else values
 
 
-def colour_codes(raster: Raster) -> NDArray[np.int64] | None:
+def _refuse_alpha(raster: Raster, shown: str) -> None:
+    if raster.mode in ("LA", "RGBA") and raster.alpha is not None and (raster.alpha != 255).any():
+        fix = "Save masks without transparency: class numbers in one band"
+        raise Problem("E-LABEL", shown, f"is a mask with transparency ({raster.mode})", fix)
+
+
+def colour_codes(raster: Raster) -> NDArray[np.int32] | None:
     """Colours (h, w) as red * 65536 + green * 256 + blue, or None if there are none."""
     pixels = raster.pixels if raster.colours is None else raster.colours[raster.pixels]
     if pixels.dtype != np.uint8:
@@ -214,7 +230,8 @@ def colour_codes(raster: Raster) -> NDArray[np.int64] | None:
         pixels = np.repeat(pixels[:, :, None], 3, axis=2)
     if pixels.shape[2] != 3:
         return None
-    codes: NDArray[np.int64] = pixels.astype(np.int64) @ np.array([65536, 256, 1])
+    red, green, blue = (pixels[:, :, i].astype(np.int32) for i in range(3))
+    codes: NDArray[np.int32] = (red << 16) | (green << 8) | blue
     return codes
 
 
@@ -227,7 +244,7 @@ def _colour(text: str) -> int:
         if not all(0 <= part <= 255 for part in (red, green, blue)):
             raise ValueError
     except ValueError:
-        raise ValueError(f"data.palette: '{text}' is no colour; write \"60 16 152\" or \"#3C1098\"") from None
+        raise ValueError(f'data.palette: \'{text}\' is no colour; write "60 16 152" or "#3C1098"') from None
     return red * 65536 + green * 256 + blue
 
 

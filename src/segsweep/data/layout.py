@@ -1,18 +1,15 @@
 """From patterns to pairs: which image has which masks, and which split it belongs to. Looks at names alone."""
 
-import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from segsweep.data.patterns import SUFFIXES, File, Pattern, Tree
+from segsweep.data.absent import nothing_found, refuse_empty
+from segsweep.data.patterns import File, Pattern, Tree
 from segsweep.data.problems import DataError, Problem
-from segsweep.data.splits import SPLITS, Selectors, divide, read_list
+from segsweep.data.splits import SPLITS, Selectors, check_splits, divide, is_list, read_list
 
-_ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar")
-_LISTED = 5
-_FOLDERS = 3  # that a message names
 _SPARE = "Remove it, list it in data.exclude, or correct data.images and data.masks"
 _TWICE = "Remove one of them, list it in data.exclude, or name the suffix in the pattern"
 _EXCLUDE = "Give it one, leave it out with data.exclude, or make it an unlabelled image with data.unlabelled"
@@ -40,6 +37,24 @@ class Pair:
 
 
 @dataclass(frozen=True)
+class Declaration:
+    """Where files are and which split they belong to; ``Folder`` explains each field."""
+
+    images: str
+    masks: str | Mapping[str, str]
+    unlabelled: str | None
+    valid: str | None
+    splits: Selectors
+    group_by: str | None
+    fold: int | None
+    num_folds: int | None
+    split_seed: int
+    exclude: Sequence[str]
+    follow_links: bool
+    obtain: str | None
+
+
+@dataclass(frozen=True)
 class Layout:
     """What ``find_pairs`` found.
 
@@ -54,62 +69,35 @@ class Layout:
     unused: dict[str, int]
 
 
-def missing_root(root: Path, images: str, obtain: str | None) -> None:
-    """Raises a ``DataError`` unless the root is a folder."""
-    if os.path.isdir(root):  # unlike Path.is_dir, no error for a name that is too long
-        return
-    advice = f" {obtain}" if obtain else ""
-    if os.path.isfile(root) and root.suffix.lower() in _ARCHIVES:
-        what = "is an archive, which is never unpacked here"
-        fix = f"Unpack it yourself and set data.root to the folder that holds '{images.split('/')[0]}'"
-        raise DataError([Problem("E-ROOT", f"data.root={root}", what, fix)])
-    fix = f"Set data.root to the extracted dataset, the folder that holds '{images.split('/')[0]}'.{advice}"
-    what = f"is not a folder (looked in {root.absolute()})"
-    raise DataError([Problem("E-ROOT", f"data.root={root}", what, fix)])
-
-
-def find_pairs(
-    root: Path,
-    images: str,
-    masks: str | Mapping[str, str],
-    unlabelled: str | None,
-    valid: str | None,
-    splits: Selectors,
-    group_by: str | None,
-    fold: int | None,
-    num_folds: int | None,
-    split_seed: int,
-    exclude: Sequence[str],
-    follow_links: bool,
-    obtain: str | None,
-) -> Layout:
-    """Finds and pairs all files and assigns them to splits; arguments as in ``Folder``.
+def find_pairs(root: Path, said: Declaration) -> Layout:
+    """Finds and pairs all files and assigns them to splits.
 
     Raises:
         DataError: all problems at once.
         ValueError: patterns or split options contradict each other.
     """
-    image_pattern = Pattern(images)
-    mask_patterns = [Pattern(text) for text in ([masks] if isinstance(masks, str) else masks.values())]
-    _check_options(image_pattern, mask_patterns, splits, group_by, fold, num_folds)
-    tree = Tree(root, follow_links, exclude)
+    image_pattern = Pattern(said.images)
+    mask_patterns = [Pattern(text) for text in ([said.masks] if isinstance(said.masks, str) else said.masks.values())]
+    _check_patterns(image_pattern, mask_patterns, said.group_by)
+    check_splits(said.splits, said.fold, said.num_folds, image_pattern.names, said.images)
+    tree = Tree(root, said.follow_links, said.exclude)
     image_files, mask_files = _find(tree, image_pattern, mask_patterns)
-    area = (Pattern(valid), tree.find(Pattern(valid))) if valid else None
+    area = (Pattern(said.valid), tree.find(Pattern(said.valid))) if said.valid else None
     if area:
         image_files = _left(image_files, image_pattern, *area)
         mask_files = [_left(files, pattern, *area) for files, pattern in zip(mask_files, mask_patterns, strict=True)]
     taken = {file.name for files in [*mask_files, area[1] if area else []] for file in files}
-    free = [file for file in tree.find(Pattern(unlabelled)) if file.name not in taken] if unlabelled else []
-    unused = _unselected(image_files, image_pattern, splits)
+    free = [file for file in tree.find(Pattern(said.unlabelled)) if file.name not in taken] if said.unlabelled else []
+    unused = _unselected(image_files, image_pattern, said.splits)
     everything = [*image_files, *free, *(area[1] if area else []), *(file for files in mask_files for file in files)]
-    unknown = _unknown(exclude, everything)
+    unknown = _unknown(said.exclude, everything)
     image_files = [file for file in image_files if file.values.get("split") not in unused]
     if not (image_files or tree.problems):
-        raise DataError([_nothing_found(root, image_pattern, splits, obtain)])
+        raise DataError([nothing_found(root, image_pattern, said.obtain)])
     if tree.problems:  # nothing can be said of pairs while some of their files cannot be looked at
         raise DataError([*tree.problems, *unknown])
     by_pattern = list(zip(mask_patterns, mask_files, strict=True))
-    pairs = _pair(image_pattern, image_files, by_pattern, area, group_by)
+    pairs = _pair(image_pattern, image_files, by_pattern, area, said.group_by)
     problems = [*_refuse_equal(image_files, image_pattern, tree), *unknown]
     excess = _excess(pairs, by_pattern, unused, tree)
     if problems:
@@ -118,10 +106,12 @@ def find_pairs(
     candidates = [
         kept for pair in pairs if (kept := _without(pair, tree)) and (kept.masks or kept.image.name not in free_names)
     ]
-    assigned = _assign(root, candidates, splits, fold, num_folds, split_seed)
+    assigned = _assign(root, candidates, said)
     if lonely := [*excess, *_lonely(assigned, mask_patterns[0], area[0] if area else None)]:
         raise DataError(lonely)
-    _refuse_empty(root, assigned, image_pattern, splits, unused)
+    there = {pair.image.values.get("split", "") for pair in candidates} | set(unused)
+    num = {name: len(part) for name, part in assigned.items()}
+    refuse_empty(root, image_pattern, said.splits, num, there - {""})
     masked = {pair.image.name for pair in pairs if pair.masks}
     num_used = sum(map(len, assigned.values()))
     if num_used < len(candidates):
@@ -132,6 +122,17 @@ def find_pairs(
         if file.name not in masked and not tree.is_excluded(file.name)
     ]  # no list or share applies to them: what has no mask can only be trained on
     return Layout(assigned, tree.num_ignored, unused)
+
+
+def _check_patterns(images: Pattern, masks: Sequence[Pattern], group_by: str | None) -> None:
+    for pattern in masks:
+        if not set(pattern.names) & set(images.names):
+            raise ValueError(
+                f"data.images '{images.text}' and data.masks '{pattern.text}' share no placeholder; "
+                f"the same {{stem}} in both pairs them"
+            )
+    if group_by and group_by not in images.names:
+        raise ValueError(f"data.group_by={group_by} is no placeholder of data.images '{images.text}'")
 
 
 def _pair(
@@ -193,7 +194,7 @@ def _excess(
 
 def _unselected(images: list[File], pattern: Pattern, splits: Selectors) -> dict[str, int]:
     """Values of ``{split}`` that no split of ours is, and how many images they have."""
-    selected = {value for value in splits.values() if isinstance(value, str) and not _is_list(value)}
+    selected = {value for value in splits.values() if isinstance(value, str) and not is_list(value)}
     if "split" not in pattern.names or not selected:
         return {}
     return dict(Counter(file.values["split"] for file in images if file.values["split"] not in selected))
@@ -243,54 +244,12 @@ def _left(files: list[File], pattern: Pattern, valid: Pattern, area: list[File])
     return [file for file in files if file.name not in taken]
 
 
-def _check_options(
-    images: Pattern,
-    masks: Sequence[Pattern],
-    splits: Selectors,
-    group_by: str | None,
-    fold: int | None,
-    num_folds: int | None,
-) -> None:
-    for pattern in masks:
-        if not set(pattern.names) & set(images.names):
-            raise ValueError(
-                f"data.images '{images.text}' and data.masks '{pattern.text}' share no placeholder; "
-                f"the same {{stem}} in both pairs them"
-            )
-    if group_by and group_by not in images.names:
-        raise ValueError(f"data.group_by={group_by} is no placeholder of data.images '{images.text}'")
-    if (fold is None) != (num_folds is None) or (num_folds is not None and not 0 <= (fold or 0) < num_folds):
-        raise ValueError(f"data.fold={fold} and data.num_folds={num_folds} go together, with fold below num_folds")
-    shares = {name: share for name, share in splits.items() if isinstance(share, int | float)}
-    if missing := [name for name in SPLITS if splits.get(name) is None and name != "train"]:
-        raise ValueError(f"data.splits.{missing[0]} is not set; name a split, a list file, or a share such as 0.2")
-    if "train" in shares or sum(shares.values()) >= 1:
-        raise ValueError(
-            f"data.splits={dict(splits)}: val and test may be shares that add up to less than 1; "
-            f"train is null (the rest), a name, or a list file"
-        )
-    if num_folds is not None and not shares:
-        raise ValueError("data.num_folds needs val or test to be a share in data.splits, which the folds then replace")
-    for name, selector in splits.items():
-        if isinstance(selector, str) and not _is_list(selector) and "split" not in images.names:
-            raise ValueError(
-                f"data.splits.{name}={selector}: data.images '{images.text}' has no {{split}}; name a list file (*.txt) "
-                f"or give a share such as 0.2"
-            )
-
-
-def _is_list(selector: str) -> bool:
-    return selector.lower().endswith(".txt")
-
-
-def _assign(
-    root: Path, pairs: list[Pair], splits: Selectors, fold: int | None, num_folds: int | None, seed: int
-) -> dict[str, list[Pair]]:
+def _assign(root: Path, pairs: list[Pair], said: Declaration) -> dict[str, list[Pair]]:
     chosen: dict[str, list[Pair]] = {name: [] for name in SPLITS}
     problems: list[Problem] = []
     names = [_names(pair) for pair in pairs]
-    for name, selector in splits.items():
-        if isinstance(selector, str) and _is_list(selector):
+    for name, selector in said.splits.items():
+        if isinstance(selector, str) and is_list(selector):
             try:
                 chosen[name] = [pairs[i] for i in sorted(read_list(root, selector, names))]
             except DataError as error:
@@ -300,11 +259,13 @@ def _assign(
     if problems:
         raise DataError(problems)
     named = {pair.image.name for part in chosen.values() for pair in part}
-    shares = {name: float(share) for name, share in splits.items() if isinstance(share, int | float)}
-    pool = chosen["train"] if splits.get("train") else [pair for pair in pairs if pair.image.name not in named]
+    shares = {name: float(share) for name, share in said.splits.items() if isinstance(share, int | float)}
+    pool = chosen["train"] if said.splits.get("train") else [pair for pair in pairs if pair.image.name not in named]
     dealt = {}
     if shares and pool:
-        dealt = divide({pair.image.name: pair.group for pair in pool}, shares, seed, fold, num_folds)
+        dealt = divide(
+            {pair.image.name: pair.group for pair in pool}, shares, said.split_seed, said.fold, said.num_folds
+        )
     for split in ("train", *shares):
         chosen[split] = [pair for pair in pool if dealt.get(pair.image.name, "train") == split]
     _refuse_overlap(chosen)
@@ -330,50 +291,6 @@ def _refuse_overlap(chosen: Mapping[str, list[Pair]]) -> None:
                 problems.append(Problem("E-LEAK", pair.image.name, what, "Correct the list files in data.splits"))
     if problems:
         raise DataError(problems)
-
-
-def _refuse_empty(
-    root: Path, chosen: Mapping[str, list[Pair]], images: Pattern, splits: Selectors, unused: Mapping[str, int]
-) -> None:
-    problems = []
-    for name in SPLITS:
-        if not chosen[name]:
-            wanted = images.example({"split": str(splits[name])})
-            used = {pair.image.values.get("split", "") for part in chosen.values() for pair in part}
-            there = sorted({*used, *unused} - {""})
-            what = f"has no images (data.splits.{name}={splits[name]}, looked for {wanted} in {root})"
-            fix = f"Images lie in {', '.join(there) or _nearest(root)}; name one of them, or give a share such as " \
-                f"data.splits.{name}=0.2"  # fmt: skip
-            problems.append(Problem("E-EMPTY", f"split {name}", what, fix))
-    if problems:
-        raise DataError(problems)
-
-
-def _nothing_found(root: Path, images: Pattern, splits: Selectors, obtain: str | None) -> Problem:
-    """Says what was looked for, and the root that would have had it if the given one is a level off."""
-    what = f"holds no image that fits data.images '{images.text}'"
-    for folder in (root.absolute().parent, *sorted(p for p in root.iterdir() if p.is_dir())):
-        if Tree(folder, follow_links=False).find(images):
-            return Problem("E-ROOT", f"data.root={root}", what, f"Did you mean data.root={folder}?")
-    fix = f"Images lie in {_nearest(root)}; correct data.images or data.root{f'. {obtain}' if obtain else ''}"
-    return Problem("E-ROOT", f"data.root={root}", what, fix)
-
-
-def _nearest(root: Path) -> str:
-    """The folders nearest to the root that hold images, those with most first."""
-    level = [root]
-    for _ in range(4):
-        found = {
-            folder.relative_to(root).as_posix(): files
-            for folder in level
-            if (files := sorted(file.name for file in folder.iterdir() if file.suffix.lower() in SUFFIXES))
-        }
-        if found:
-            most = sorted(found, key=lambda inside: -len(found[inside]))[:_FOLDERS]
-            return ", ".join(f"'{inside}' ({len(found[inside])} files, e.g. {found[inside][0]})" for inside in most)
-        level = sorted(sub for folder in level for sub in folder.iterdir() if sub.is_dir())[:1000]
-    there = ", ".join(sorted(path.name for path in root.iterdir())[:_LISTED]) or "nothing at all"
-    return f"no folder near it (there is: {there})"
 
 
 def _refuse_equal(files: list[File], pattern: Pattern, tree: Tree) -> list[Problem]:

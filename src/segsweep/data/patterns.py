@@ -158,7 +158,9 @@ class Tree:
         except (FileNotFoundError, NotADirectoryError):
             return
         except OSError as error:
-            self._problem("E-READ", folder, f"cannot be listed ({error.strerror})", "Give yourself the right to read it")
+            self._problem(
+                "E-READ", folder, f"cannot be listed ({error.strerror})", "Give yourself the right to read it"
+            )
             return
         for entry in entries:
             path = folder / entry.name

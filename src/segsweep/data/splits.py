@@ -120,3 +120,32 @@ def read_list(root: Path, file: str, known: Iterable[Sequence[str]]) -> list[int
 
 def _shown(entry: str) -> str:
     return entry if len(entry) <= 80 else entry[:77] + "..."
+
+
+def is_list(selector: object) -> bool:
+    """Whether a selector names a list file."""
+    return isinstance(selector, str) and selector.lower().endswith(".txt")
+
+
+def check_splits(splits: Selectors, fold: int | None, num_folds: int | None, names: Sequence[str], images: str) -> None:
+    """Raises a ``ValueError`` if split options contradict each other; ``names`` are the placeholders of ``images``."""
+    if (fold is None) != (num_folds is None) or (num_folds is not None and not 0 <= (fold or 0) < num_folds):
+        raise ValueError(f"data.fold={fold} and data.num_folds={num_folds} go together, with fold below num_folds")
+    shares = {name: share for name, share in splits.items() if isinstance(share, int | float)}
+    if missing := [name for name in SPLITS if splits.get(name) is None and name != "train"]:
+        raise ValueError(f"data.splits.{missing[0]} is not set; name a split, a list file, or a share such as 0.2")
+    if "train" in shares or sum(shares.values()) >= 1:
+        raise ValueError(
+            f"data.splits={dict(splits)}: val and test may be shares that add up to less than 1; "
+            f"train is null (the rest), a name, or a list file"
+        )
+    if num_folds is not None and not shares:
+        raise ValueError("data.num_folds needs val or test to be a share in data.splits, which the folds then replace")
+    if num_folds is not None and num_folds <= len(shares):
+        raise ValueError(f"data.num_folds={num_folds} leaves train nothing beside val and test; use 3 or more folds")
+    for name, selector in splits.items():
+        if isinstance(selector, str) and not is_list(selector) and "split" not in names:
+            raise ValueError(
+                f"data.splits.{name}={selector}: data.images '{images}' has no {{split}}; name a list file (*.txt) "
+                f"or give a share such as 0.2"
+            )
