@@ -37,5 +37,10 @@ check second train second trainer.max_epochs=2 trainer.precision=32-true
 check cpu train cpu trainer=cpu trainer.max_epochs=2 trainer.precision=32-true
 echo "validation loss after two epochs: GPU $(last_loss first), again $(last_loss second), CPU $(last_loss cpu)"
 check full train full
+for storage in device memory; do # where decoded images are kept changes no result
+    check "storage-$storage" train "storage-$storage" trainer.max_epochs=2 trainer.precision=32-true augment=strong "data.storage=$storage"
+done
+echo "validation loss with images on the device: $(last_loss storage-device), read ahead from memory: $(last_loss storage-memory)"
+"$python" scripts/bench_augment.py --device cuda || failed=1
 "$python" -m segsweep.report.leaderboard "$out" || failed=1
 exit $failed

@@ -1,5 +1,7 @@
 """Layouts that real datasets come in: which image has which masks, and which split it belongs to."""
 
+import shlex
+
 import pytest
 from PIL import Image
 
@@ -290,7 +292,7 @@ def test_a_root_that_is_a_level_off(make):
     root = make("images/train/a.png", "masks/train/a.png")
     for wrong in (root.parent, root / "images"):
         (problem,) = problems(wrong, "images/{split}/{n}.png", "masks/{split}/{n}.png", BY_FOLDER)
-        assert problem.endswith(f"Did you mean data.root={root}?")
+        assert problem.endswith(f"Did you mean {shlex.quote(f'data.root={root}')}?")
 
 
 def test_images_in_another_folder_are_pointed_out(make):
