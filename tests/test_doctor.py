@@ -129,3 +129,18 @@ def test_help_is_answered_without_torch():
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
     assert result.returncode == 0
     assert "contact_sheet.png" in result.stdout
+
+
+def test_unpaired_files_are_all_in_the_table(examine, image_tree, tmp_path):
+    for i in range(14):
+        Image.new("RGB", (8, 8)).save(image_tree / "images" / "train" / f"alone{i:02d}.png")
+    code, _, errors = examine(
+        "data=folder", f"data.root='{image_tree}'", "data.num_classes=3", "data.class_names=[a,b,c]"
+    )
+    assert code == 1
+    (line,) = errors
+    assert "alone00.png has no mask" in line
+    assert "and 4 more, listed by segsweep-data" in line
+    with (tmp_path / "out" / "data_report.csv").open(newline="") as file:
+        names = [row["name"] for row in csv.DictReader(file)]
+    assert names == [f"images/train/alone{i:02d}.png" for i in range(14)]

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from segsweep.data.datamodule import DataModule
+    from segsweep.data.rasters import Raster
     from segsweep.data.survey import Survey
 
 _HELP = """\
@@ -79,12 +80,14 @@ def _examine(overrides: list[str], out: Path | str | None) -> int:
     }
     missing = [f"data.{key}" for key, value in known.items() if value == "???"]
     lines = [check.not_set(path) for path in missing] or check.check_values({"data": known, "seed": cfg.seed}, choices)
+    place = Path(out or f"outputs/data/{choices['data']}")
     if lines:
+        _write_problems(plain, place)
         return _stop(lines)
     data = config.build_data(plain)
     if unknown:
         return _suggest_facts(data, node, unknown)
-    return _report(data, choices["data"], Path(out or f"outputs/data/{choices['data']}"))
+    return _report(data, choices["data"], place)
 
 
 def _stand_ins(node: dict[str, Any], unknown: Sequence[str]) -> dict[str, Any]:
@@ -101,12 +104,13 @@ def _suggest_facts(data: DataModule, node: dict[str, Any], unknown: Sequence[str
     from segsweep.data import advice
 
     lines = _first_problems(data)
-    sizes = Counter(_sizes(data))
+    conventions, sizes = advice.Conventions(), Counter[tuple[int, int]]()
+    for raster in _raw_masks(data):
+        conventions.add(raster)
+        sizes[raster.size] += 1
     print(f"data.root={node.get('root')}")
     _print_splits(data)
     print(f"  sizes (HxW): {', '.join(f'{num} of {h}x{w}' for (h, w), num in sizes.most_common(5))}")
-    rasters = _raw_masks(data)
-    conventions = advice.survey_conventions(rasters)
     names = None if "class_names" in unknown else node["class_names"]
     overrides = advice.suggest(conventions, names)
     if conventions.colours and (conventions.num_coloured or len(conventions.palettes) > 1):
@@ -221,7 +225,9 @@ def _print_statistics(data: DataModule) -> None:
 def _print_suggestion(data: DataModule) -> None:
     from segsweep.data import advice
 
-    conventions = advice.survey_conventions(_raw_masks(data))
+    conventions = advice.Conventions()
+    for raster in _raw_masks(data):
+        conventions.add(raster)
     overrides = advice.suggest(conventions, data.spec.class_names)
     if conventions.colours and (conventions.num_coloured or len(conventions.palettes) > 1):
         print("colours of the masks, as a block for a file in conf/data/:")
@@ -230,19 +236,24 @@ def _print_suggestion(data: DataModule) -> None:
         print("this would fit what the masks hold: " + " ".join(overrides))
 
 
-def _raw_masks(data: DataModule) -> Iterator[Any]:
+def _raw_masks(data: DataModule) -> Iterator[Raster]:
     """Mask files as they are stored, as far as they can be read; none for sources that have no files."""
+    from rich.progress import track
+
+    from segsweep.data.folder import Folder
     from segsweep.data.problems import Problem
 
-    read = getattr(data.source, "raw_mask", None)
-    for split, items in data.source.items().items() if read else ():
-        for position in range(len(items)):
-            try:
-                raster = read(split, position) if read else None
-            except Problem:
-                continue  # it is listed among the problems
-            if raster is not None:
-                yield raster
+    source = data.source
+    if not isinstance(source, Folder):
+        return
+    places = [(split, i) for split, items in source.items().items() for i in range(len(items))]
+    for split, i in track(places, "looking at masks", transient=True, disable=not sys.stdout.isatty()):
+        try:
+            raster = source.raw_mask(split, i)
+        except Problem:
+            continue  # it is listed among the problems
+        if raster is not None:
+            yield raster
 
 
 def _first_problems(data: DataModule) -> list[str]:
@@ -253,17 +264,6 @@ def _first_problems(data: DataModule) -> list[str]:
     found = survey(data.source, data.spec, data.fit)
     others = [p for p in found.problems if p.code not in ("E-LABEL", "E-COLOUR", "E-PALETTE", "E-LOSSY")]
     return DataError(others).lines
-
-
-def _sizes(data: DataModule) -> Iterator[tuple[int, int]]:
-    from segsweep.data.problems import Problem
-
-    for split, items in data.source.items().items():
-        for position in range(len(items)):
-            try:
-                yield data.source.read(split, position).image.shape[:2]
-            except Problem:
-                continue
 
 
 def _write_table(file: Path, data: DataModule, found: Survey) -> None:
@@ -293,6 +293,24 @@ def _write_table(file: Path, data: DataModule, found: Survey) -> None:
                 writer.writerow([split, fact["name"], groups[split, fact["name"]], *known, *counts.tolist(), ""])
         for problem in found.problems:
             writer.writerow(["", problem.where, "", *[""] * len(columns), *[""] * len(classes), str(problem)])
+
+
+def _write_problems(plain: dict[str, Any], out: Path) -> None:
+    """Lists what is wrong with the names of files, where that is too much for a line."""
+    from segsweep.config import build_data
+    from segsweep.data.problems import DataError
+
+    try:
+        build_data(plain)
+    except DataError as error:
+        out.mkdir(parents=True, exist_ok=True)
+        with (out / "data_report.csv").open("w", newline="", encoding="utf-8") as stream:
+            writer = csv.writer(stream)
+            writer.writerow(["name", "problem"])
+            writer.writerows([problem.where, str(problem)] for problem in error.problems)
+        print(f"written: {out}/data_report.csv")
+    except Exception:  # no matter of files: the lines say it
+        return
 
 
 def _write_sheet(file: Path, data: DataModule, found: Survey) -> None:

@@ -1,7 +1,7 @@
 """Looks at masks as they are stored and says which declarations would fit them; nothing is applied."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -48,14 +48,6 @@ class Conventions:
         codes = colour_codes(raster) if not is_grey or raster.colours is not None else None
         if codes is not None:
             _count(self.colours, codes)
-
-
-def survey_conventions(rasters: Iterable[Raster]) -> Conventions:
-    """Counts what a dataset's masks hold."""
-    found = Conventions()
-    for raster in rasters:
-        found.add(raster)
-    return found
 
 
 def suggest(found: Conventions, class_names: Sequence[str] | None) -> list[str]:

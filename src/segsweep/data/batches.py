@@ -31,6 +31,7 @@ class _Plan(NamedTuple):
     """Where the training images of one step, and the partners that some of them are mixed with, come from."""
 
     images: Tensor  # (N,) int64, positions of the images
+    key: Tensor  # (N,) int64, what is drawn for them follows from
     is_hidden: Tensor  # (N,) bool: its mask may not be used
     mixed: Tensor  # (M,) int64, positions in the batch that are mixed with a partner
     partner: Tensor  # (M,) int64
@@ -51,7 +52,8 @@ class TrainBatches:
 
     An epoch has ceil(all training images / batch size) batches of equal size: the last one is filled up from the next
     order, so that no batch is too small for batch normalisation. What is drawn for an image follows from (seed, epoch,
-    index), so it does not depend on the batch, on where images are kept, or on who reads them.
+    index), so it does not depend on the batch, on where images are kept, or on who reads them. An image that is shown
+    again in an epoch, as labelled ones are when few images have labels, is drawn for anew.
     """
 
     def __init__(self, data: DataModule, device: torch.device) -> None:
@@ -91,9 +93,12 @@ class TrainBatches:
         order = {name: self._order(pool) for name, pool in self.pools.items()}
         for step in range(len(self)):
             stage = self.data.regime.stage_at(self.epoch * len(self) + step, epochs * len(self))
-            index = order[stage.images][step * self.data.batch_size : (step + 1) * self.data.batch_size]
-            mixed, partner = self._partners(index, self.pools[stage.images])
-            yield _Plan(index, self.is_hidden[index], mixed, partner, self.is_hidden[partner])
+            pool = self.pools[stage.images]
+            place = torch.arange(step * self.data.batch_size, (step + 1) * self.data.batch_size)
+            index = order[stage.images][place]
+            key = index + place // len(pool) * self.num_images  # in the first pass: the index itself
+            mixed, partner = self._partners(key, pool)
+            yield _Plan(index, key, self.is_hidden[index], mixed, partner, self.is_hidden[partner])
 
     def _order(self, pool: Tensor) -> Tensor:
         """Positions of all images of this epoch, pass after pass: (len(self) * batch_size,) int64."""
@@ -103,27 +108,27 @@ class TrainBatches:
         ]
         return torch.cat(passes)[:needed]
 
-    def _partners(self, index: Tensor, pool: Tensor) -> tuple[Tensor, Tensor]:
+    def _partners(self, key: Tensor, pool: Tensor) -> tuple[Tensor, Tensor]:
         """Positions in the batch that get a partner, and their partners: drawn from the dataset, not from the batch."""
         augment = self.data.augment
         if not augment.mixes:
-            return index[:0], index[:0]
-        mixed = augment.is_mixed(self._draws("augment", index)).nonzero()[:, 0]  # on the CPU: nobody waits
+            return key[:0], key[:0]
+        mixed = augment.is_mixed(self._draws("augment", key)).nonzero()[:, 0]  # on the CPU: nobody waits
         if augment.mix == "copy_paste" and len(self.with_rare):
             pool = self.with_rare
-        draw = uniform(mix(self.data.seed, "partner", self.epoch), index[mixed], 1)[:, 0]
+        draw = uniform(mix(self.data.seed, "partner", self.epoch), key[mixed], 1)[:, 0]
         return mixed, pool[(draw * len(pool)).long()]
 
-    def _draws(self, purpose: str, index: Tensor) -> Tensor:
-        return uniform(mix(self.data.seed, purpose, self.epoch), index, self.data.augment.num_draws)
+    def _draws(self, purpose: str, key: Tensor) -> Tensor:
+        return uniform(mix(self.data.seed, purpose, self.epoch), key, self.data.augment.num_draws)
 
     def _gather(self, plan: _Plan) -> tuple[_Plan, _Cut, _Cut | None]:
-        own = self._cut(plan.images, plan.images, "")
-        partners = self._cut(plan.partner, plan.images[plan.mixed], "partner ") if len(plan.mixed) else None
+        own = self._cut(plan.images, plan.key, "")
+        partners = self._cut(plan.partner, plan.key[plan.mixed], "partner ") if len(plan.mixed) else None
         return plan, own, partners
 
     def _cut(self, index: Tensor, key: Tensor, prefix: str) -> _Cut:
-        """Windows of the images at ``index``, drawn for the images at ``key``."""
+        """Windows of the images at ``index``, with draws that follow from ``key``."""
         data, windows = self.data, self.windows
         out = data.train_size
         draws = self._draws(f"{prefix}augment", key)
@@ -178,7 +183,7 @@ class TrainBatches:
         ignore_index = self.data.spec.ignore_index
         image, mask = self.data.augment(images, masks, draws, centre, self.data.train_size, ignore_index)
         if is_hidden.any():
-            mask[is_hidden.to(self.device)] = ignore_index
+            mask = torch.where(is_hidden.to(self.device)[:, None, None], ignore_index, mask)
         return image, mask
 
 

@@ -109,7 +109,7 @@ class Folder:
                     f"data.masks names classes, so data.{useless[0]} has nothing to map; a pixel has a class where the "
                     f"file of that class is not 0, or above data.threshold"
                 )
-            self._class_numbers = [self.labels._number(name, "masks") for name in masks]
+            self._class_numbers = [self.labels.number(name, "masks") for name in masks]
         if download:
             fetch(downloader, self.root, obtain)
         if downloader and obtain:

@@ -53,8 +53,8 @@ class Labels:
             raise ValueError("data.palette and data.threshold exclude each other; masks have colours or grey edges")
         if palette and label_map:
             raise ValueError("data.palette and data.label_map exclude each other; masks have colours or values")
-        self.label_map = {int(v): self._number(c, "label_map") for v, c in (label_map or {}).items()}
-        self.palette = {_colour(k): self._number(c, "palette") for k, c in (palette or {}).items()}
+        self.label_map = {int(v): self.number(c, "label_map") for v, c in (label_map or {}).items()}
+        self.palette = {_colour(k): self.number(c, "palette") for k, c in (palette or {}).items()}
         if len(self.palette) < len(palette or {}):
             raise ValueError("data.palette names a colour twice; give each one class")
 
@@ -178,7 +178,8 @@ class Labels:
             table[code] = number
         return table
 
-    def _number(self, name: Class, key: str) -> int:
+    def number(self, name: Class, key: str) -> int:
+        """The number of a class that the option ``key`` names; ``ignore_index`` for ``ignore``."""
         if name == IGNORE:
             return self.ignore_index
         num = 256 if self.class_names is None else len(self.class_names)
