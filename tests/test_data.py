@@ -296,7 +296,7 @@ def test_unlabelled_images_are_ignored_and_count_in_the_epoch(image_tree):
         assert (mask == 255).all() == (position >= 3)
     labelled = open_data(source, **settings).train_dataloader()
     assert len(labelled) == 4  # as many steps, of labelled images alone
-    assert by_image(list(labelled)).keys() == {0, 1, 2}
+    assert set(torch.cat([batch.index for batch in labelled]).tolist()) == {0, 1, 2}
 
 
 def test_a_labelled_share_costs_no_steps():
@@ -305,6 +305,22 @@ def test_a_labelled_share_costs_no_steps():
     assert len(shown) == 12
     assert torch.bincount(shown).max() == 4
     assert set(shown.tolist()) == set(data.labelled().tolist())
+
+
+def test_a_labelled_image_that_comes_again_in_an_epoch_is_drawn_for_anew():
+    def showings(batch_size):
+        data = open_data(three_splits(12), MOVING, labelled_fraction=0.25, batch_size=batch_size)
+        found = {}
+        for batch in epoch(data):
+            for position, image in zip(batch.index.tolist(), batch.image, strict=True):
+                found.setdefault(position, []).append(image)
+        return found
+
+    expected = showings(4)
+    for position, images in showings(3).items():  # the k-th showing is the same in whatever batch it comes
+        assert len(images) == 4
+        assert all(torch.equal(a, b) for a, b in zip(images, expected[position], strict=True))
+        assert not any(torch.equal(images[0], image) for image in images[1:])
 
 
 @pytest.mark.parametrize("storage", ["device", "memory"])

@@ -52,8 +52,8 @@ class TrainBatches:
 
     An epoch has ceil(all training images / batch size) batches of equal size: the last one is filled up from the next
     order, so that no batch is too small for batch normalisation. What is drawn for an image follows from (seed, epoch,
-    index), so it does not depend on the batch, on where images are kept, or on who reads them. An image that is shown
-    again in an epoch, as labelled ones are when few images have labels, is drawn for anew.
+    index), so it does not depend on the batch, on where images are kept, or on who reads them. Labelled images that are
+    shown again and again in an epoch, because few images have labels, are drawn for anew each time.
     """
 
     def __init__(self, data: DataModule, device: torch.device) -> None:
@@ -96,7 +96,9 @@ class TrainBatches:
             pool = self.pools[stage.images]
             place = torch.arange(step * self.data.batch_size, (step + 1) * self.data.batch_size)
             index = order[stage.images][place]
-            key = index + place // len(pool) * self.num_images  # in the first pass: the index itself
+            key = index
+            if len(pool) < self.num_images:  # what only fills up the last batch is no new showing
+                key = index + place // len(pool) * self.num_images  # in the first pass: the index itself
             mixed, partner = self._partners(key, pool)
             yield _Plan(index, key, self.is_hidden[index], mixed, partner, self.is_hidden[partner])
 
