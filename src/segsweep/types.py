@@ -35,11 +35,14 @@ class SegmenterOutput(NamedTuple):
         logits: (N, K, H, W), unnormalised, at the size of the image.
         reconstruction: (N, C, H, W) in the units of ``Batch.image``, or None if the model does not reconstruct.
         latent: (N, D, h, w) bottleneck of an autoencoder, or None.
+        divergence: (N,) nats, Kullback-Leibler divergence of a variational model's latent from its prior, summed over
+            the latent's dimensions, or None.
     """
 
     logits: Tensor
     reconstruction: Tensor | None = None
     latent: Tensor | None = None
+    divergence: Tensor | None = None
 
 
 @dataclass(frozen=True)
