@@ -8,11 +8,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig
+from torch import Tensor
 
 from segsweep import CONF_DIR
+from segsweep.types import Batch
 
 # A scene or two of everything: what is under test is the plumbing, not the accuracy.
 TINY = [
@@ -34,6 +37,24 @@ FOLDER = ["data=folder", "data.num_classes=3", "data.class_names=[a,b,c]", *TINY
 def options(group: str) -> list[str]:
     """Names of the YAML files of a config group: a new option is tested unasked."""
     return sorted(file.stem for file in (CONF_DIR / group).glob("*.yaml"))
+
+
+def loss_overrides(option: str) -> list[str]:
+    """What selects an option of ``loss``; ``sum`` is nothing without a factor."""
+    return [f"loss={option}", *["loss.terms.focal=1", "loss.terms.dice=0.5"] * (option == "sum")]
+
+
+def batch_of(mask: Tensor, image: Tensor | None = None) -> Batch:
+    """A batch with these masks (N, H, W), and grey images of nothing unless given."""
+    return Batch(torch.zeros(len(mask), 1, *mask.shape[1:]) if image is None else image, mask, torch.arange(len(mask)))
+
+
+@pytest.fixture
+def example() -> tuple[Tensor, Tensor]:
+    """Logits (2, 11, 6, 5) and a mask that shows all 11 classes."""
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(2, 11, 6, 5, generator=generator)
+    return logits, torch.randint(0, 11, (2, 6, 5), generator=generator)
 
 
 @pytest.fixture(scope="session", autouse=True)

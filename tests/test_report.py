@@ -22,7 +22,7 @@ def write(tmp_path):
 
     def record(folder, model, seed, miou, **changes):
         config = {"model": {"_target_": model}, "optimizer": {"lr": changes.pop("lr", 0.01)}, "seed": seed}
-        config["loss"] = {"weights": {"reconstruction": 0.1}}
+        config["loss"] = {"terms": {"reconstruction": 0.1}}
         content = {
             "schema": 1, "status": "completed", "error": None, "started": "2026-01-01", "seed": seed,
             "family": {"unet": "cnn", "reseg": "rnn"}.get(model, "autoencoder"), "metric_version": 1,
@@ -128,7 +128,7 @@ def test_the_reconstruction_term_is_shown(write, capsys):
     write("a", "unet", 0, 0.8)
     metrics = {"test/miou": 0.7, "val/miou": 0.5, "val/loss/reconstruction": 0.3}
     main([str(write("b", "conv", 0, 0.7, metrics=metrics))])
-    assert "reconstruction term: model=conv (weight 0.1)" in capsys.readouterr().out
+    assert "reconstruction term: model=conv (factor 0.1)" in capsys.readouterr().out
 
 
 def test_several_folders_are_one_report(write):

@@ -21,7 +21,7 @@ from segsweep.checkpoints import HashedCheckpointIO, newest_whole
 from segsweep.run import ConfigError, read_record
 from segsweep.task import NotFiniteError
 from segsweep.train import redact_overrides, train
-from tests.conftest import FOLDER, TINY, options
+from tests.conftest import FOLDER, TINY, loss_overrides, options
 
 ORIGIN = {"choices": {"model": "unet", "data": "digits"}, "overrides": [], "sweep": None}
 
@@ -237,7 +237,7 @@ def test_other_optimizers_and_schedules_train(start, overrides):
 
 @pytest.mark.parametrize("loss", options("loss"))
 def test_every_loss_trains_an_autoencoder(start, loss):
-    lines = history(start("run", "model=conv_autoencoder", "model.widths=[4,8]", f"loss={loss}"))
+    lines = history(start("run", "model=conv_autoencoder", "model.widths=[4,8]", *loss_overrides(loss)))
     assert "val/loss/reconstruction" in lines[0]
     assert lines[1]["train/loss"] < lines[0]["train/loss"]
 

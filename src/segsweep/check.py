@@ -5,6 +5,7 @@ and every part that can be built without data is built once, to hear its own com
 """
 
 import inspect
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -144,8 +145,9 @@ def _check_scalars(plain: dict[str, Any]) -> Iterator[str]:
         from segsweep import metrics
 
         terms = loss.get("terms") if isinstance(loss, dict) else None
+        is_on = {term: factor != 0 for term, factor in terms.items()} if isinstance(terms, dict) else {}
         known = {f"val/{metric}" for metric in (*metrics.names(data["class_names"]), "loss")}
-        known |= {f"val/loss/{term}" for term in terms or ()}
+        known |= {f"val/loss/{term}" for term in is_on if is_on[term]}
         if plain["monitor"] not in known:
             yield f"monitor={plain['monitor']!r} is not logged. {did_you_mean(str(plain['monitor']), known)}"
 
@@ -238,6 +240,15 @@ _TRIALS: dict[str, Callable[[dict[str, Any], Defaults], list[str]]] = {
 }
 
 
+def _failed_node(path: str, node: dict[str, Any], error: Exception) -> tuple[str, dict[str, Any]]:
+    """The node inside a part that could not be built, by the path that Hydra puts last; else the part itself."""
+    where = re.search(r"\nfull_key: (\S+)$", str(error))
+    inner = OmegaConf.select(OmegaConf.create(node), where[1]) if where else None
+    if where is None or not OmegaConf.is_dict(inner):
+        return path, node
+    return f"{path}.{where[1]}", OmegaConf.to_container(inner)  # type: ignore[return-value]
+
+
 def _trial(path: str, node: dict[str, Any], defaults: Defaults, build: Callable[[], Any]) -> list[str]:
     """Builds a part once; its own complaint becomes the line, with the key whose value it quotes."""
     from hydra.errors import InstantiationException
@@ -246,6 +257,7 @@ def _trial(path: str, node: dict[str, Any], defaults: Defaults, build: Callable[
         build()
     except InstantiationException as error:
         cause = error.__cause__ or error
+        path, node = _failed_node(path, node, error)
     except Exception as error:
         cause = error
     else:
@@ -255,7 +267,7 @@ def _trial(path: str, node: dict[str, Any], defaults: Defaults, build: Callable[
     message = (str(cause) or repr(cause)).splitlines()[0]
     if message.startswith("data."):
         return [message]
-    if message.partition("=")[0] in node:  # it names its key already
+    if re.split(r"[.=:]", message)[0] in node:  # it names its key already
         return [f"{path}.{message}"]
     key = next(
         (k for k, v in node.items() if k not in HYDRA_KEYS and not isinstance(v, bool) and f": {v}" in message), None

@@ -6,7 +6,7 @@ Whoever writes a model or a loss writes its checks by writing its signature: nam
 import inspect
 import json
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
 
 from omegaconf import OmegaConf
 
@@ -30,13 +30,20 @@ class Defaults:
 
     def advice(self, path: str, value: Any) -> str:
         """`` (the default is 0.001, in conf/optimizer/adamw.yaml)``, or nothing if there is none or it is the value."""
-        file = CONF_DIR / self.group / f"{self.option}.yaml"
-        if not file.exists():
-            return ""
-        default = OmegaConf.select(OmegaConf.load(file), path.partition(".")[2])
-        if default is None or default == value or OmegaConf.is_dict(default):
-            return ""
-        return f" (the default is {shown(default)}, in conf/{self.group}/{self.option}.yaml)"
+        for option in self._lineage(self.option):
+            default = OmegaConf.select(_load(self.group, option), path.partition(".")[2])
+            if default is not None:
+                is_told = default == value or OmegaConf.is_dict(default)
+                return "" if is_told else f" (the default is {shown(default)}, in conf/{self.group}/{option}.yaml)"
+        return ""
+
+    def _lineage(self, option: str | None) -> Iterator[str]:
+        """The option and those that it extends, nearest first."""
+        if option and (CONF_DIR / self.group / f"{option}.yaml").exists():
+            yield option
+            for parent in _load(self.group, option).get("defaults") or ():
+                if isinstance(parent, str) and parent != "_self_":
+                    yield from self._lineage(parent)
 
 
 def check_node(path: str, node: dict[str, Any], passed: set[str], defaults: Defaults) -> Iterator[str]:
@@ -82,6 +89,9 @@ def _check_value(path: str, value: Any, hint: Any, defaults: Defaults) -> Iterat
     elif _holds_nodes(value):
         for key, child in value.items() if isinstance(value, dict) else enumerate(value):
             yield from _check_value(f"{path}.{key}", child, None, defaults)
+    elif isinstance(value, dict) and get_origin(hint) in (dict, Mapping):
+        for key, child in value.items():
+            yield from _check_value(f"{path}.{key}", child, get_args(hint)[1], defaults)
     elif hint is not None:
         problem = _type_problem(value, hint)
         if problem:
@@ -109,6 +119,10 @@ def _type_problem(value: Any, hint: Any) -> str | None:
         unique = list(dict.fromkeys(msg.removeprefix("Input ") for msg in wants or ["does not have the right type"]))
         return " or ".join(unique)
     return None
+
+
+def _load(group: str, option: str) -> Any:
+    return OmegaConf.load(CONF_DIR / group / f"{option}.yaml")
 
 
 def _hints(function: Callable[..., Any]) -> dict[str, Any]:

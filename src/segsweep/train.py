@@ -137,6 +137,7 @@ def _fit(run: Run, model: "nn.Module", plain: dict[str, Any]) -> Parts:
     from segsweep import cost
     from segsweep.checkpoints import HashedCheckpointIO, newest_whole
     from segsweep.floors import floors
+    from segsweep.losses import adapt
 
     first_epoch, resume_step = 1, None
     checkpoint = newest_whole(run.folder / "checkpoints")
@@ -146,6 +147,7 @@ def _fit(run: Run, model: "nn.Module", plain: dict[str, Any]) -> Parts:
     parts = build(plain, model, run.folder, resume_step)
     data, trainer = parts.data, parts.trainer
     store = _open_data(run, data)
+    adapt(parts.task.loss, data.class_counts())
     sizes = {name: len(split.items) for name, split in store.splits.items()}
     if "flops" not in run.record:  # images keep their own size, which only now is known
         run.save(flops=cost.count_flops(model, data.spec.in_channels, data.train_size))

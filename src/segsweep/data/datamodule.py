@@ -145,6 +145,10 @@ class DataModule(pl.LightningDataModule):
         num = max(1, round(len(masked) * self.labelled_fraction))
         return torch.from_numpy(label_order(split.counts[:, :-1] > 0, order, num))
 
+    def class_counts(self) -> Tensor:
+        """Pixels of each class in each image of ``labelled``, at the masks' own size, ignored ones left out: (n, K)."""
+        return torch.from_numpy(self.store.splits["train"].counts[self.labelled().numpy(), :-1])
+
     def _device(self) -> torch.device:
         return self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
 

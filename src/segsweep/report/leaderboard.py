@@ -134,7 +134,7 @@ def _notes(comparison: Comparison) -> str:
 def _reconstruction(comparison: Comparison) -> list[str]:
     """Configurations that minimise a reconstruction term beside the segmentation loss."""
     return [
-        f"{row.name} (weight {row.completed[0]['config']['loss']['weights'].get('reconstruction')})"
+        f"{row.name} (factor {row.completed[0]['config']['loss']['terms'].get('reconstruction')})"
         for row in comparison.configurations
         if row.completed and "val/loss/reconstruction" in row.completed[0]["metrics"]
     ]

@@ -1,0 +1,86 @@
+"""Terms of models that rebuild the image: they need no label, and serve no logits."""
+
+from typing import Annotated, Literal
+
+import torch
+import torch.nn.functional as F
+from annotated_types import Ge
+from torch import Tensor, nn
+
+from segsweep.types import Batch, SegmenterOutput
+
+
+class Reconstruction(nn.Module):
+    """Distance between the image and its reconstruction, mean over pixels and channels, labelled or not.
+
+    It applies to models that reconstruct and is skipped for the others, so that one loss file serves every family.
+
+    Args:
+        kind: ``mse`` or ``mae`` on standardised values, or ``bce`` on values brought back to 0..1, where the
+            reconstruction is taken as a logit.
+        mean: per channel, the data's.
+        std: per channel, the data's.
+    """
+
+    is_auxiliary = True
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, kind: Literal["mse", "mae", "bce"], mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+        super().__init__()
+        self.kind = kind
+        self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(-1, 1, 1), persistent=False)
+
+    def forward(self, output: SegmenterOutput, batch: Batch) -> Tensor | None:
+        """Scalar, 0 or more; None if the model does not reconstruct."""
+        if output.reconstruction is None:
+            return None
+        reconstruction = output.reconstruction.float()
+        if self.kind == "mse":
+            return F.mse_loss(reconstruction, batch.image)
+        if self.kind == "mae":
+            return F.l1_loss(reconstruction, batch.image)
+        intensity = (batch.image * self.std + self.mean).clamp(0, 1)
+        return F.binary_cross_entropy_with_logits(reconstruction, intensity)
+
+
+class Divergence(nn.Module):
+    """Kullback-Leibler divergence of a variational model's latent, in nats per image value.
+
+    The divergence of an image is summed over the latent's dimensions (a mean would all but switch it off) and divided
+    by the image's values C H W, which gives it the unit of ``Reconstruction``. With factor f on a ``mse``
+    reconstruction, 2 f here is the evidence lower bound of a decoder with unit variance.
+
+    Args:
+        warmup_steps: training batches over which the term grows linearly from 0 to its value; the count is part of
+            checkpoints. Validation and test always see the full value, so that epochs can be compared.
+
+    Reference:
+        Kingma and Welling 2014, Auto-Encoding Variational Bayes, arXiv:1312.6114; warm-up: Sonderby et al. 2016,
+        arXiv:1602.02282.
+
+    >>> batch = Batch(torch.zeros(2, 1, 2, 2), torch.zeros(2, 2, 2, dtype=torch.long), torch.tensor([0, 1]))
+    >>> output = SegmenterOutput(torch.zeros(2, 3, 2, 2), divergence=torch.tensor([2.0, 6.0]))
+    >>> Divergence(warmup_steps=0)(output, batch).item()  # 4 nats over 4 values
+    1.0
+    """
+
+    is_auxiliary = True
+    step: Tensor
+
+    def __init__(self, warmup_steps: Annotated[int, Ge(0)]) -> None:
+        super().__init__()
+        self.warmup_steps = warmup_steps
+        self.register_buffer("step", torch.zeros((), dtype=torch.int64))
+
+    def forward(self, output: SegmenterOutput, batch: Batch) -> Tensor | None:
+        """Scalar, 0 or more; None if the model has no divergence."""
+        if output.divergence is None:
+            return None
+        value = output.divergence.float().mean() / batch.image[0].numel()
+        if not self.training or self.warmup_steps == 0:
+            return value
+        share = (self.step / self.warmup_steps).clamp(max=1)
+        self.step += 1
+        return value * share

@@ -1,0 +1,31 @@
+"""What terms that compare with labels share: the truth as one-hot maps, and means over the pixels that count."""
+
+import torch
+from torch import Tensor
+
+
+def one_hot(logits_NKHW: Tensor, mask_NHW: Tensor, ignore_index: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Puts logits and truth into one memory layout: with channels_last logits the terms take three times as long.
+
+    Returns:
+        logits (N, K, H, W) float32, truth (N, K, H, W) float32 one-hot, all 0 where ignored, valid (N, 1, H, W) bool.
+    """
+    valid = (mask_NHW != ignore_index)[:, None]
+    classes = torch.arange(logits_NKHW.shape[1], device=mask_NHW.device).view(1, -1, 1, 1)
+    truth = (mask_NHW[:, None] == classes) & valid  # also right where ignore_index is the number of a class
+    return logits_NKHW.float().contiguous(), truth.float(), valid
+
+
+def mean_over(value_NKHW: Tensor, valid_N1HW: Tensor) -> Tensor:
+    """Mean over valid pixels and all of K, 0 without any."""
+    num_values = valid_N1HW.sum() * value_NKHW.shape[1]
+    return (value_NKHW * valid_N1HW).sum() / num_values.clamp(min=1)
+
+
+def mean_of_present(loss_K: Tensor, truth_K: Tensor) -> Tensor:
+    """Mean over the classes with at least one pixel in the truth, 0 without any.
+
+    A class that the batch does not show is left out: its score would be the same whatever the model says.
+    """
+    present_K = truth_K > 0
+    return (loss_K * present_K).sum() / present_K.sum().clamp(min=1)
