@@ -1,9 +1,11 @@
 import numpy as np
 import pytest
 import torch
-from torchmetrics.classification import MulticlassAccuracy, MulticlassJaccardIndex
+from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibrationError, MulticlassJaccardIndex
 
 from segsweep import metrics
+from segsweep.counting import boundary_per_image, confusion_per_image
+from segsweep.metrics import Counts
 
 IGNORED = 9
 NAMES = ["a", "b", "c"]
@@ -19,16 +21,7 @@ def pair():
 
 
 def score(prediction, mask):
-    return metrics.summarise(metrics.confusion_per_image(prediction, mask, 3, IGNORED).numpy(), NAMES)
-
-
-def test_confusion_against_a_slow_loop(pair):
-    prediction, mask = pair
-    expected = np.zeros((4, 3, 3), int)
-    for n, row, column in np.ndindex(4, 7, 5):
-        if mask[n, row, column] != IGNORED:
-            expected[n, mask[n, row, column], prediction[n, row, column]] += 1
-    assert np.array_equal(metrics.confusion_per_image(prediction, mask, 3, IGNORED).numpy(), expected)
+    return metrics.summarise(Counts(confusion_per_image(prediction, mask, 3, IGNORED).numpy()), NAMES)
 
 
 def test_miou_against_an_independent_implementation(pair):
@@ -45,7 +38,7 @@ def test_miou_against_an_independent_implementation(pair):
 def test_all_metrics_by_hand():
     # Truth: 4 pixels a, 4 pixels b. Predicted: 3 a right, 1 a as b, 2 b right, 1 b as a, 1 b as c.
     matrix = np.array([[[3, 1, 0], [1, 2, 1], [0, 0, 0]]])
-    values = metrics.summarise(matrix, NAMES)
+    values = metrics.summarise(Counts(matrix), NAMES)
     assert values["iou/a"] == pytest.approx(3 / 5)
     assert values["iou/b"] == pytest.approx(2 / 5)
     assert np.isnan(values["iou/c"])  # predicted, but absent from the truth: in no mean
@@ -59,13 +52,13 @@ def test_all_metrics_by_hand():
 def test_miou_is_pooled_and_miou_image_is_not():
     small = np.array([[1, 0], [1, 0]])  # 2 pixels: iou a 1/2, b 0
     large = np.array([[98, 0], [0, 98]])
-    values = metrics.summarise(np.stack([small, large]), ["a", "b"])
+    values = metrics.summarise(Counts(np.stack([small, large])), ["a", "b"])
     assert values["miou_image"] == pytest.approx((0.25 + 1) / 2)
     assert values["miou"] == pytest.approx((99 / 100 + 98 / 99) / 2)
 
 
 def test_a_class_that_is_never_predicted_has_precision_zero():
-    values = metrics.summarise(np.array([[[5, 0], [5, 0]]]), ["a", "b"])
+    values = metrics.summarise(Counts(np.array([[[5, 0], [5, 0]]])), ["a", "b"])
     assert values["precision"] == pytest.approx(0.25)
 
 
@@ -81,15 +74,86 @@ def test_ignored_pixels_are_no_false_positives():
 
 
 def test_accumulation_keeps_the_order_of_the_split():
-    metric = metrics.Confusion(2, IGNORED, per_image=True)
+    metric = metrics.ImageCounts(2, IGNORED)
     logits = torch.tensor([[1.0, 0.0], [0.0, 1.0]]).view(2, 2, 1, 1)
     mask = torch.tensor([[[0]], [[0]]])
     metric.update(logits[1:], mask[1:], torch.tensor([1]))
     metric.update(logits[:1], mask[:1], torch.tensor([0]))
-    assert metric.compute().tolist() == [[[1, 0], [0, 0]], [[0, 1], [0, 0]]]
+    counts = metric.compute()
+    assert counts.confusion.tolist() == [[[1, 0], [0, 0]], [[0, 1], [0, 0]]]
+    confidence = 1 / (1 + np.exp(-1))  # of both, in the eleventh bin of fifteen
+    assert counts.calibration[:, 10].tolist() == [[1, pytest.approx(confidence), 1], [1, pytest.approx(confidence), 0]]
+    assert counts.calibration.sum() == pytest.approx(3 + 2 * confidence)
+    assert [array.dtype for array in counts] == [np.int32, np.int32, np.float64]
 
 
-@pytest.mark.parametrize(("name", "end"), [("val/miou", "max"), ("val/loss", "min"), ("val/loss/dice", "min")])
+def test_nothing_scored_has_the_shapes_of_something():
+    counts = metrics.ImageCounts(2, IGNORED)
+    with pytest.warns(UserWarning, match="compute"):
+        assert [array.shape for array in counts.compute()] == [(0, 2, 2), (0, 2, 4), (0, 15, 3)]
+
+
+def test_training_keeps_one_matrix(pair):
+    prediction, mask = pair
+    metric = metrics.Confusion(3, IGNORED)
+    for part in (slice(0, 3), slice(3, 4)):
+        metric.update(torch.nn.functional.one_hot(prediction[part], 3).movedim(-1, 1).float(), mask[part])
+    assert np.array_equal(metric.compute().confusion[0], confusion_per_image(*pair, 3, IGNORED).sum(dim=0).numpy())
+    scores = metrics.summarise(metric.compute(), NAMES)
+    assert {"boundary_f1", "ece"}.isdisjoint(scores)
+
+
+def test_names_are_those_of_the_metrics(pair):
+    prediction, mask = pair
+    metric = metrics.ImageCounts(3, IGNORED)
+    metric.update(torch.nn.functional.one_hot(prediction, 3).movedim(-1, 1).float(), mask, torch.arange(4))
+    assert list(metrics.summarise(metric.compute(), NAMES)) == metrics.names(NAMES)
+
+
+def test_boundary_f1_is_a_mean_over_the_classes_of_an_image_then_over_images():
+    # Image 0 shows a and b, image 1 only a, image 2 nothing valid.
+    confusion = np.zeros((3, 3, 3), int)
+    confusion[0, 0, 0] = confusion[0, 1, 1] = confusion[1, 0, 0] = 5
+    boundary = np.zeros((3, 3, 4), int)
+    boundary[0, 0] = 4, 2, 4, 4  # precision 1/2, recall 1: F1 2/3
+    boundary[0, 1] = 0, 0, 4, 0  # missed: 0
+    boundary[0, 2] = 9, 0, 0, 0  # absent from the truth: in no mean
+    values = metrics.summarise(Counts(confusion, boundary), NAMES)
+    assert values["boundary_f1"] == pytest.approx(((2 / 3 + 0) / 2 + 1) / 2)  # a fills image 1, and so it is predicted
+
+
+def test_a_perfect_prediction_has_perfect_boundaries(pair):
+    _, mask = pair
+    prediction = torch.where(mask == IGNORED, 0, mask)
+    counts = [count(prediction, mask, 3, IGNORED).numpy() for count in (confusion_per_image, boundary_per_image)]
+    assert metrics.summarise(Counts(*counts), NAMES)["boundary_f1"] == 1
+
+
+@pytest.mark.parametrize("sharpness", [0.3, 3.0])
+def test_ece_against_an_independent_implementation(sharpness):
+    generator = torch.Generator().manual_seed(2)
+    logits = sharpness * torch.randn(3, 4, 20, 30, generator=generator)
+    mask = torch.randint(0, 4, (3, 20, 30), generator=generator)
+    mask[:, :5] = IGNORED
+    metric = metrics.ImageCounts(4, IGNORED)
+    for n in range(3):
+        metric.update(logits[n : n + 1], mask[n : n + 1], torch.tensor([n]))
+    reference = MulticlassCalibrationError(4, n_bins=15, norm="l1", ignore_index=IGNORED)
+    valid = mask != IGNORED
+    expected = reference(logits.movedim(1, -1)[valid], mask[valid])
+    assert metrics.calibration_error(metric.compute().calibration) == pytest.approx(expected.item(), abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "end"),
+    [
+        ("val/miou", "max"),
+        ("val/loss", "min"),
+        ("val/loss/dice", "min"),
+        ("val/boundary_f1", "max"),
+        ("test/ece", "min"),
+    ],
+)
 def test_a_metric_knows_its_direction(name, end):
     assert metrics.best_is(name) == end
 

@@ -1,5 +1,6 @@
 """Whole runs on a handful of images: folders, records, repeatability, continuing, failing."""
 
+import itertools
 import json
 import logging
 import math
@@ -63,8 +64,9 @@ def test_a_run_leaves_a_whole_folder(start, model):
     assert record["images_seen"] == 24
     assert record["epochs"] == 2
     assert record["data"]["split_sizes"] == {"train": 12, "val": 4, "test": 5}
+    for stage, metric in itertools.product(("val", "test"), ("miou", "boundary_f1", "ece")):
+        assert 0 <= record["metrics"][f"{stage}/{metric}"] <= 1
     for stage in ("val", "test"):
-        assert 0 <= record["metrics"][f"{stage}/miou"] <= 1
         assert f"{stage}/iou/background" in record["metrics"]
     assert [line["epoch"] for line in history(folder)] == [0, 1]
     assert yaml.safe_load((folder / "config.yaml").read_text())["model"]["num_classes"] == "${data.num_classes}"
@@ -72,6 +74,9 @@ def test_a_run_leaves_a_whole_folder(start, model):
         assert stored["confusion"].shape == (5, 11, 11)
         assert stored["confusion"].dtype == np.int32
         assert stored["confusion"].sum(axis=(1, 2)).tolist() == [48 * 48] * 5
+        assert (stored["boundary"].shape, stored["boundary"].dtype) == ((5, 11, 4), np.int32)
+        assert (stored["calibration"].shape, stored["calibration"].dtype) == ((5, 15, 3), np.float64)
+        assert stored["calibration"][..., 0].sum(axis=1).tolist() == [48 * 48] * 5
         assert stored["names"].tolist() == [f"{i:05d}" for i in range(5)]
     examples = sorted(path.name for path in (folder / "test_examples").iterdir())
     assert len(examples) == 10  # five test images, each fixed and each among the worst

@@ -15,7 +15,7 @@ from pytorch_lightning.loggers import TensorBoardLogger
 
 from segsweep.data.batches import EvalBatches
 from segsweep.files import write_atomic
-from segsweep.metrics import best_is, summarise
+from segsweep.metrics import Counts, best_is, summarise
 from segsweep.models.blocks import resize_to
 from segsweep.pictures import Picture, stack, strip
 from segsweep.task import Task
@@ -96,9 +96,9 @@ def fixed_positions(batches: EvalBatches) -> list[int]:
     return sorted({round(i * (num - 1) / max(1, _NUM_PICTURES - 1)) for i in range(_NUM_PICTURES)})
 
 
-def worst_positions(confusion_NKK: NDArray[np.int32], spec: DataSpec) -> list[int]:
+def worst_positions(confusion_NKK: NDArray[np.integer], spec: DataSpec) -> list[int]:
     """The eight images with the lowest mean IoU over their own classes, worst first."""
-    scores = np.array([summarise(matrix[None], spec.class_names)["miou"] for matrix in confusion_NKK])
+    scores = np.array([summarise(Counts(matrix[None]), spec.class_names)["miou"] for matrix in confusion_NKK])
     ranked = np.argsort(np.where(np.isnan(scores), np.inf, scores), kind="stable")
     return [int(i) for i in ranked[:_NUM_PICTURES]]
 

@@ -11,10 +11,11 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from segsweep.counting import confusion_per_image
 from segsweep.data.source import Pixels
 from segsweep.data.storage import Split, Store
 from segsweep.files import write_atomic
-from segsweep.metrics import VERSION, confusion_per_image, summarise
+from segsweep.metrics import VERSION, Counts, summarise
 from segsweep.types import DataSpec
 
 _VERSION = 2  # of what is computed here
@@ -65,5 +66,5 @@ def _score(prediction: Pixels, split: Split, spec: DataSpec) -> dict[str, float]
         own = Image.fromarray(prediction).resize((mask.shape[1], mask.shape[0]), Image.Resampling.NEAREST)
         pair = (torch.from_numpy(np.asarray(own, np.int64))[None], torch.from_numpy(mask.astype(np.int64))[None])
         total += confusion_per_image(*pair, spec.num_classes, spec.ignore_index).numpy()
-    scores = summarise(total, spec.class_names)
+    scores = summarise(Counts(total), spec.class_names)
     return {metric: scores[metric] for metric in ("miou", "pixel_accuracy")}

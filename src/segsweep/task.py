@@ -6,16 +6,14 @@ from collections.abc import Callable, Iterable
 from math import isfinite
 from typing import Any
 
-import numpy as np
 import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
-from segsweep.metrics import Confusion, best_is, summarise
+from segsweep.metrics import Confusion, Counts, ImageCounts, best_is, summarise
 from segsweep.models.blocks import resize_to
 from segsweep.rng import mix
 from segsweep.tiling import segment_by_tiles
@@ -63,9 +61,8 @@ class Task(pl.LightningModule):
         self.loss = loss
         self.make_optimizer, self.make_scheduler = optimizer, scheduler
         self.spec, self.monitor, self.seed = spec, monitor, seed
-        counts = {"num_classes": spec.num_classes, "ignore_index": spec.ignore_index}
-        self.train_confusion = Confusion(**counts, per_image=False)
-        self.eval_confusion = Confusion(**counts, per_image=True)
+        self.train_confusion = Confusion(spec.num_classes, spec.ignore_index)
+        self.eval_counts = ImageCounts(spec.num_classes, spec.ignore_index)
         self.test_stage = "test"
         self.train_images_per_s: list[float] = []
         self._sums: dict[str, Tensor] = {}
@@ -100,7 +97,7 @@ class Task(pl.LightningModule):
         terms = self.loss(output, batch)
         self._refuse_nan(terms, batch)
         self._add(terms, batch)
-        self.train_confusion.update(output.logits.detach(), batch.mask, batch.index)
+        self.train_confusion.update(output.logits.detach(), batch.mask)
         return terms["total"]
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
@@ -113,7 +110,7 @@ class Task(pl.LightningModule):
         """Logs the epoch's means."""
         speed = self._images / max(self._epoch_end - self._epoch_start, 1e-9)
         self.train_images_per_s.append(speed)
-        values = self._close("train", self.train_confusion)
+        values = self._close("train", self.train_confusion.compute())
         values |= {"train/images_per_s": speed, "lr": self.trainer.optimizers[0].param_groups[0]["lr"]}
         self._log(values)
 
@@ -122,7 +119,7 @@ class Task(pl.LightningModule):
         # Training sums must not be lost: validation runs inside the training epoch.
         self._training = (self._sums, self._images)
         self._begin()
-        self.eval_confusion.reset()
+        self.eval_counts.reset()
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Scores a batch at the native size of its masks."""
@@ -130,13 +127,13 @@ class Task(pl.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Logs the metrics of the split."""
-        self._log(self._close("val", self.eval_confusion))
+        self._log(self._close("val", self.eval_counts.compute()))
         self._sums, self._images = self._training
 
     def on_test_epoch_start(self) -> None:
         """Starts counting."""
         self._begin()
-        self.eval_confusion.reset()
+        self.eval_counts.reset()
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         """Scores a batch at the native size of its masks."""
@@ -144,15 +141,16 @@ class Task(pl.LightningModule):
 
     def on_test_epoch_end(self) -> None:
         """Logs the metrics of the split."""
-        self._log(self._close(self.test_stage, self.eval_confusion))
+        self._log(self._close(self.test_stage, self.eval_counts.compute()))
 
-    def test_confusion(self) -> NDArray[np.int32]:
-        """Confusion matrices of the last test: (n, K, K) int32, one per image, in the order of the split."""
-        return self.eval_confusion.compute().cpu().numpy()
+    def test_counts(self) -> Counts:
+        """Counts of the last test, one set per image, in the order of the split."""
+        counts: Counts = self.eval_counts.compute()
+        return counts
 
     def tested(self) -> list[int]:
         """Positions of the images of the last test in their split: all of them, unless it was limited."""
-        return sorted(torch.cat(list(self.eval_confusion.indices)).tolist())
+        return sorted(torch.cat(list(self.eval_counts.indices)).tolist())
 
     def segment(self, image: Tensor) -> SegmenterOutput:
         """Segments whole images (N, C, H, W): in one piece, or by overlapping tiles if the data says so."""
@@ -165,7 +163,7 @@ class Task(pl.LightningModule):
         output = self.segment(batch.image)
         mask = F.interpolate(batch.mask[:, None].float(), batch.image.shape[-2:], mode="nearest")[:, 0].long()
         self._add(self.loss(output, batch._replace(mask=mask)), batch)
-        self.eval_confusion.update(resize_to(output.logits.float(), batch.mask), batch.mask, batch.index)
+        self.eval_counts.update(resize_to(output.logits.float(), batch.mask), batch.mask, batch.index)
 
     def _refuse_nan(self, terms: dict[str, Tensor], batch: Batch) -> None:
         """Raises before a loss that is not finite reaches the weights.
@@ -189,8 +187,8 @@ class Task(pl.LightningModule):
         for name, value in terms.items():
             self._sums[name] = self._sums.get(name, 0.0) + value.detach() * num
 
-    def _close(self, stage: str, confusion: Confusion) -> dict[str, float]:
-        """Means of the loss terms over images, and the metrics: the only place where the host waits for the device."""
+    def _close(self, stage: str, counts: Counts) -> dict[str, float]:
+        """Means of the loss terms over images, and the metrics: the host waits for the device here and nowhere else."""
         values = {}
         for name, total in self._sums.items():
             key = f"{stage}/loss" if name == "total" else f"{stage}/loss/{name}"
@@ -200,7 +198,7 @@ class Task(pl.LightningModule):
                 f"the loss of epoch {self.current_epoch} is not finite. Lower optimizer.lr, or set "
                 f"trainer.gradient_clip_val=1"
             )
-        scores = summarise(confusion.compute().cpu().numpy(), self.spec.class_names)
+        scores = summarise(counts, self.spec.class_names)
         if stage == "train":
             del scores["miou_image"]  # training keeps only the pooled matrix
         return values | {f"{stage}/{name}": value for name, value in scores.items()}

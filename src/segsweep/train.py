@@ -241,15 +241,15 @@ def _finish(run: Run, parts: Parts, plain: dict[str, Any]) -> None:
         images_per_s={"train": float(np.median(speeds[1:] or speeds)), "inference": inference},
         peak_memory_mb=cost.peak_memory_mb(),
     )
-    confusion, tested = task.test_confusion(), task.tested()
+    counts, tested = task.test_counts(), task.tested()
     items = [batches.split.items[position] for position in tested]
     np.savez_compressed(
         run.folder / "test_confusion.npz",
-        confusion=confusion,
+        **counts._asdict(),
         names=np.array([item.name for item in items]),
         groups=np.array([item.group for item in items]),
     )
-    worst = [tested[i] for i in callbacks.worst_positions(confusion, parts.data.spec)]
+    worst = [tested[i] for i in callbacks.worst_positions(counts.confusion, parts.data.spec)]
     callbacks.write_examples(run.folder / "test_examples", task, batches, worst)
     callbacks.log_table_row(parts.logger, run.record, parts.trainer.global_step)
     parts.logger.experiment.close()  # a sweep in one process would gather open files

@@ -83,7 +83,7 @@ class ClassWeights(nn.Module):
             ValueError: the counts have not K columns.
         """
         if counts_NK.shape[1:] != self.weights.shape:
-            raise ValueError(f"counts of {list(counts_NK.shape[1:])} classes; the loss has {len(self.weights)}")
+            raise ValueError(f"counts of {counts_NK.shape[-1]} classes; the loss has {len(self.weights)}")
         if self.weighting == "median_frequency":
             self.weights.copy_(median_frequency(counts_NK))
         elif self.weighting == "enet":

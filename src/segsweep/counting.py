@@ -1,0 +1,135 @@
+"""What every metric follows from: counts per image, made on the device without making the host wait.
+
+Pixels with ``ignore_index`` are counted nowhere.
+"""
+
+from math import hypot, isqrt
+
+import torch
+from torch import Tensor
+
+NUM_BINS = 15  # of confidence, as in Guo et al. 2017
+_TOLERANCE = 0.0075  # of the diagonal: that of Csurka et al. 2013, which the SegNet paper took over
+_BITS = 15  # of an int16 that is never negative
+
+
+def confusion_per_image(prediction: Tensor, mask: Tensor, num_classes: int, ignore_index: int) -> Tensor:
+    """Counts (truth, prediction) pairs in each image.
+
+    Args:
+        prediction: (N, H, W) int64, classes in ``0..K-1``.
+        mask: (N, H, W) int64, classes in ``0..K-1`` or ``ignore_index``.
+        num_classes: K.
+        ignore_index: mask value that is left out.
+
+    Returns:
+        (N, K, K) int64 on the same device, truth in rows.
+    """
+    bins = num_classes * num_classes
+    counts = _histogram(mask * num_classes + prediction, mask != ignore_index, bins)
+    return counts.view(-1, num_classes, num_classes)
+
+
+def calibration_per_image(confidence: Tensor, is_right: Tensor, valid: Tensor) -> Tensor:
+    """Counts pixels by the confidence of their prediction: 15 equal bins of 0..1, each with its upper end.
+
+    Args:
+        confidence: (N, H, W) float32 in 0..1, the largest probability of each pixel.
+        is_right: (N, H, W) bool, whether the class that has it is the true one.
+        valid: (N, H, W) bool.
+
+    Returns:
+        (N, 15, 3) float64 on the same device: pixels, the sum of their confidences, pixels that are right.
+    """
+    bins = (confidence * NUM_BINS).ceil().long().clamp_(1, NUM_BINS) - 1
+    wrong_and_right = _histogram(bins + NUM_BINS * is_right, valid, 2 * NUM_BINS)
+    wrong, right = wrong_and_right[:, :NUM_BINS], wrong_and_right[:, NUM_BINS:]
+    return torch.stack([wrong + right, _histogram(bins, valid, NUM_BINS, confidence), right], dim=-1)
+
+
+def boundary_per_image(prediction: Tensor, mask: Tensor, num_classes: int, ignore_index: int) -> Tensor:
+    """Counts boundary pixels of each class, and those that have a counterpart within the tolerance.
+
+    A pixel lies on the boundary if one of its four neighbours has another class; ignored neighbours and the image's
+    edge make no boundary, and the prediction is ignored where the truth is. The counterpart is a boundary pixel of the
+    same class in the other map, at a Euclidean distance of at most 0.75 % of the image's diagonal, 1 pixel at least.
+
+    A class is one bit of a map, so that one dilation serves 15 classes.
+
+    Args:
+        prediction: (N, H, W) int64, classes in ``0..K-1``.
+        mask: (N, H, W) int64, classes in ``0..K-1`` or ``ignore_index``.
+        num_classes: K.
+        ignore_index: mask value that is left out.
+
+    Returns:
+        (N, K, 4) int64 on the same device: predicted boundary pixels, those of them with a counterpart, true boundary
+        pixels, those of them with a counterpart.
+    """
+    ignored = mask == ignore_index
+    edges = [(labels, _edge(labels, ignored)) for labels in (prediction, mask)]
+    met = [torch.zeros_like(ignored) for _ in edges]
+    squared_tolerance = max(1.0, _TOLERANCE * hypot(*mask.shape[-2:])) ** 2
+    for first in range(0, num_classes, _BITS):
+        bits = [_bits(labels, edge, first) for labels, edge in edges]
+        for own, other, found in zip(bits, reversed(bits), met, strict=True):
+            found |= (own & _dilate(other, squared_tolerance)) != 0
+    counts = [
+        _histogram(labels, counted, num_classes)
+        for (labels, edge), found in zip(edges, met, strict=True)
+        for counted in (edge, found)
+    ]
+    return torch.stack(counts, dim=-1)
+
+
+def _edge(labels_NHW: Tensor, ignored_NHW: Tensor) -> Tensor:
+    """(N, H, W) bool: whether one of the four neighbours has another class, ignored ones left aside."""
+    edge = torch.zeros_like(ignored_NHW)
+    for axis in (-2, -1):
+        length = labels_NHW.shape[axis] - 1
+        first, second = (labels_NHW.narrow(axis, start, length) for start in (0, 1))
+        is_ignored = ignored_NHW.narrow(axis, 0, length) | ignored_NHW.narrow(axis, 1, length)
+        differ = (first != second) & ~is_ignored
+        edge.narrow(axis, 0, length).logical_or_(differ)
+        edge.narrow(axis, 1, length).logical_or_(differ)
+    return edge
+
+
+def _bits(labels_NHW: Tensor, edge_NHW: Tensor, first: int) -> Tensor:
+    """(N, H, W) int16: bit i is set on the boundary of class ``first + i``."""
+    place = labels_NHW - first
+    return torch.where(edge_NHW & (place >= 0) & (place < _BITS), 1 << place.clamp(0, _BITS), 0).to(torch.int16)
+
+
+def _dilate(bits_NHW: Tensor, squared_radius: float) -> Tensor:
+    """Sets each bit in the whole disc around every pixel that has it.
+
+    A disc is a pile of rows: rows grow pixel by pixel, and each is laid where the disc is as wide.
+    """
+    radius = isqrt(int(squared_radius))
+    half_width = [isqrt(int(squared_radius - dy**2)) for dy in range(radius + 1)]
+    row, disc = bits_NHW.clone(), torch.zeros_like(bits_NHW)
+    for half in range(radius + 1):
+        if half > 0:
+            row[..., half:] |= bits_NHW[..., :-half]
+            row[..., :-half] |= bits_NHW[..., half:]
+        for dy in (dy for dy in range(radius + 1) if half_width[dy] == half):
+            disc[..., dy:, :] |= row[..., : row.shape[-2] - dy, :]
+            if dy > 0:
+                disc[..., :-dy, :] |= row[..., dy:, :]
+    return disc
+
+
+def _histogram(bins_NHW: Tensor, counted_NHW: Tensor, num_bins: int, weight_NHW: Tensor | None = None) -> Tensor:
+    """Counts in each image, or sums in float64, of the pixels that are counted: (N, num_bins)."""
+    num = len(bins_NHW)
+    offset = torch.arange(num, device=bins_NHW.device).view(-1, 1, 1) * num_bins
+    # What is not counted goes into one more bin behind all others, which is then dropped.
+    cell = torch.where(counted_NHW, offset + bins_NHW, num * num_bins).flatten()
+    weight = None if weight_NHW is None else weight_NHW.flatten().double()
+    if cell.device.type == "cpu":
+        totals = torch.bincount(cell, weight, minlength=num * num_bins + 1)
+    else:  # bincount would wait for the device to know the largest value
+        ones = torch.ones_like(cell) if weight is None else weight
+        totals = torch.zeros(num * num_bins + 1, dtype=ones.dtype, device=cell.device).index_add_(0, cell, ones)
+    return totals[:-1].view(num, num_bins)
