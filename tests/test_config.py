@@ -107,3 +107,9 @@ def test_precision_follows_cpu_flags(monkeypatch):
     for flags, precision in (("avx2 avx512_bf16", "bf16-mixed"), ("amx_bf16", "bf16-mixed"), ("avx512f", "32-true")):
         monkeypatch.setattr(hardware, "_cpu_flags", lambda flags=flags: {"flags": flags})
         assert hardware.pick_precision("cpu") == precision
+
+
+def test_the_experiment_of_losses_has_them_all():
+    experiment = yaml.safe_load((CONF_DIR / "experiment" / "losses.yaml").read_text())
+    swept = experiment["hydra"]["sweeper"]["params"]["loss"].split(",")
+    assert sorted([*swept, "ncut", "sum"]) == options("loss")  # ncut has no names for its classes, sum no factors

@@ -140,6 +140,25 @@ def test_settings_come_from_the_command_line(make):
     assert make("loss.cross_entropy.weights=enet").terms["cross_entropy"].class_weights.weighting == "enet"
 
 
+class Own(torch.nn.Module):
+    """A user's term, as docs/losses.md shows it."""
+
+    def __init__(self, scale):
+        super().__init__()
+        self.scale = scale
+
+    def forward(self, output, batch):
+        return self.scale * output.logits.softmax(dim=1).square().mean()
+
+
+def test_a_term_of_one_s_own_joins_by_its_yaml(make, example):
+    logits, mask = example
+    node = f"+loss.own={{_target_:{__name__}.Own,scale:2}}"
+    values = make(node, "+loss.terms.own=0.5")(SegmenterOutput(logits), batch_of(mask))
+    expected = values["cross_entropy"] + values["dice"] + 0.5 * values["own"]
+    assert values["total"].item() == pytest.approx(expected.item())
+
+
 @pytest.mark.parametrize(
     ("terms", "message"),
     [

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibrationError, MulticlassJaccardIndex
+from torchmetrics.segmentation import MeanIoU
 
 from segsweep import metrics
 from segsweep.counting import boundary_per_image, confusion_per_image
@@ -33,6 +34,16 @@ def test_miou_against_an_independent_implementation(pair):
     assert values["miou"] == pytest.approx(reference(prediction, mask).item(), abs=1e-6)
     assert values["class_accuracy"] == pytest.approx(recall(prediction, mask).item(), abs=1e-6)
     assert values["pixel_accuracy"] == pytest.approx(pixels(prediction, mask).item(), abs=1e-6)
+
+
+def test_miou_of_torchmetrics_is_another_number():
+    """A mean over pairs of image and class, without ignore index: one bad image of two takes it from 0.75 to 0.5."""
+    mask = torch.zeros(2, 1, 100).long()
+    prediction = mask.clone()
+    prediction[0, 0, :50] = 1
+    other = MeanIoU(num_classes=2, include_background=True, input_format="index")
+    assert other(prediction, mask).item() == pytest.approx((0.5 + 0 + 1) / 3)
+    assert score(prediction, mask)["miou"] == pytest.approx(150 / 200)
 
 
 def test_all_metrics_by_hand():

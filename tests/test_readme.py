@@ -10,7 +10,8 @@ from segsweep import command
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text().replace("\\\n", " ")
-COMMANDS = re.findall(r"^    segsweep (.+?)(?:\s+#.*)?$", README, flags=re.MULTILINE)
+LOSSES = (ROOT / "docs" / "losses.md").read_text()
+COMMANDS = re.findall(r"^    segsweep (.+?)(?:\s+#.*)?$", README + LOSSES, flags=re.MULTILINE)
 
 
 def test_there_are_commands():

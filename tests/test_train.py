@@ -135,8 +135,10 @@ def test_another_seed_is_another_run(start):
     assert history(start("a")) != history(start("b", "seed=1"))
 
 
-def test_a_named_run_continues_to_the_same_end(start, monkeypatch):
-    straight = start("straight", "trainer.max_epochs=3")
+@pytest.mark.parametrize("weights", ["none", "median_frequency"])
+def test_a_named_run_continues_to_the_same_end(start, monkeypatch, weights):
+    overrides = ["trainer.max_epochs=3", f"loss.cross_entropy.weights={weights}"]
+    straight = start("straight", *overrides)
     from segsweep.task import Task
 
     original = Task.on_train_epoch_start
@@ -148,13 +150,13 @@ def test_a_named_run_continues_to_the_same_end(start, monkeypatch):
 
     monkeypatch.setattr(Task, "on_train_epoch_start", interrupted)
     with pytest.raises(SystemExit):
-        start("stopped", "trainer.max_epochs=3")
+        start("stopped", *overrides)
     folder = straight.parent / "stopped"
     assert read_record(folder)["status"] == "interrupted"
     monkeypatch.undo()
     with (folder / "metrics.jsonl").open("a") as file:
         file.write('{"epoch": 2, "torn')  # what a kill in the middle of a line leaves
-    start("stopped", "trainer.max_epochs=3")
+    start("stopped", *overrides)
     assert read_record(folder)["status"] == "completed"
     assert history(folder) == history(straight)
     assert timeless(read_record(folder)["metrics"]) == timeless(read_record(straight)["metrics"])

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 NUM_BINS = 15  # of confidence, as in Guo et al. 2017
-_TOLERANCE = 0.0075  # of the diagonal: that of Csurka et al. 2013, which the SegNet paper took over
+_TOLERANCE = 0.0075  # of the diagonal, as in the SegNet paper
 _BITS = 15  # of an int16 that is never negative
 
 

@@ -74,8 +74,8 @@ class NormalisedCut(nn.Module):
             at, to = (..., *here), (..., *there)
             difference = (image[at] - image[to]).square().sum(dim=1, keepdim=True)
             tie = torch.exp(-difference - squared / self.sigma_distance**2)
-            tied[at] += tie * probability[to]
-            tied[to] += tie * probability[at]
+            tied[at].addcmul_(tie, probability[to])
+            tied[to].addcmul_(tie, probability[at])
             degree[at] += tie
             degree[to] += tie
         return tied, degree
