@@ -28,6 +28,7 @@ last_loss() { # run name -> validation loss of the last epoch
 
 mkdir -p "$out"
 "$python" -c "import torch; print(torch.cuda.get_device_name(), torch.__version__)" || exit 1
+check device "$python" -m pytest -q tests/test_device.py
 for file in conf/model/*.yaml; do
     model=$(basename "$file" .yaml)
     check "debug-$model" train "debug-$model" experiment=debug "model=$model"

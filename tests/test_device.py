@@ -1,0 +1,45 @@
+"""On an accelerator the host must not wait in a step; it agrees with the CPU."""
+
+import pytest
+import torch
+
+from segsweep import config, counting
+from segsweep.types import SegmenterOutput
+from tests.conftest import batch_of, loss_overrides, options
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here: see scripts/gpu_check.sh")
+IGNORED = 255
+
+
+@pytest.fixture
+def _no_waiting():
+    yield
+    torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.usefixtures("_no_waiting")
+@pytest.mark.parametrize("option", options("loss"))
+def test_a_loss_does_not_wait_for_the_device(composer, example, option):
+    loss = config.make(config.settle(composer("trainer=cpu", *loss_overrides(option)))["loss"])
+    logits, mask = example
+    batch = batch_of(mask, torch.randn(2, 1, 6, 5))
+    expected = loss(SegmenterOutput(logits), batch)["total"]
+    loss, logits, batch = loss.cuda(), logits.cuda().requires_grad_(), type(batch)(*(x.cuda() for x in batch))
+    torch.cuda.set_sync_debug_mode("error")
+    total = loss(SegmenterOutput(logits), batch)["total"]
+    total.backward()
+    torch.cuda.set_sync_debug_mode("default")
+    assert total.item() == pytest.approx(expected.item(), rel=1e-4)
+
+
+@pytest.mark.usefixtures("_no_waiting")
+@pytest.mark.parametrize("count", [counting.confusion_per_image, counting.boundary_per_image])
+def test_counting_does_not_wait_for_the_device(example, count):
+    logits, mask = example
+    prediction = logits.argmax(dim=1)
+    expected = count(prediction, mask, 11, IGNORED)
+    prediction, mask = prediction.cuda(), mask.cuda()
+    torch.cuda.set_sync_debug_mode("error")
+    counts = count(prediction, mask, 11, IGNORED)
+    torch.cuda.set_sync_debug_mode("default")
+    assert torch.equal(counts.cpu(), expected)
