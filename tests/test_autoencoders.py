@@ -235,7 +235,7 @@ def visible_at(visible, level, size):
 
 @pytest.mark.parametrize("size", [(32, 32), (33, 47)])
 def test_features_are_zero_where_hidden_at_every_level(make, size):
-    model, seen = make("masked_autoencoder", mask_patch=4), []
+    model, seen = make("masked_autoencoder", mask_ratio=0.6, mask_patch=4), []
     model.encoder.register_forward_hook(lambda _, args, maps: seen.append((args[1], maps)))
     model(torch.randn(2, 3, *size))
     visible, maps = seen[0]
