@@ -53,7 +53,7 @@ class Corruption(nn.Module):
         """Hides the same number of patches in every image; patches at the lower and right border may be cut."""
         height, width = image.shape[-2:]
         rows, columns = -(-height // self.mask_patch), -(-width // self.mask_patch)
-        order = torch.rand(len(image), rows * columns, device=image.device).argsort(dim=1).argsort(dim=1)
+        order = torch.rand(len(image), rows * columns, device=image.device).argsort(dim=1)
         visible = (order >= round(self.mask_ratio * rows * columns)).to(image.dtype).view(-1, 1, rows, columns)
         pixels = visible.repeat_interleave(self.mask_patch, 2).repeat_interleave(self.mask_patch, 3)
         return pixels[..., :height, :width]
