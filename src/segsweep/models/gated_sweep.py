@@ -36,7 +36,7 @@ class LineSweep(nn.Module):
 
     Args:
         features: of a position, D.
-        num_heads: gates of a position, even; D is a multiple of it.
+        num_heads: gates of a position, two or more; D is a multiple of it.
         recurrence: ``off`` sets every a to 0, so that h = v: the control.
 
     Shape:
@@ -61,7 +61,8 @@ class LineSweep(nn.Module):
         self.register_buffer("reverse", torch.arange(num_heads) >= num_heads // 2, persistent=False)
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.out.bias)
-        memory = torch.logspace(0, 1, num_heads // 2, base=_LONGEST / _SHORTEST).mul(_SHORTEST).repeat(2)
+        each_way = num_heads // 2, num_heads - num_heads // 2
+        memory = _SHORTEST * torch.cat([torch.logspace(0, 1, num, base=_LONGEST / _SHORTEST) for num in each_way])
         with torch.no_grad():  # softplus(bias) = 1 / memory
             self.gate.bias.copy_(torch.expm1(1 / memory).log())
 
@@ -93,7 +94,7 @@ class GatedSweep(nn.Module):
 
     Args:
         features: channels of the map, D.
-        num_heads: gates of a position, even; D is a multiple of it.
+        num_heads: gates of a position, two or more; D is a multiple of it.
         recurrence: ``off`` takes each place by itself, the control.
 
     Shape:
@@ -125,7 +126,7 @@ class GatedSweepNet(nn.Module):
         num_classes: classes, K.
         widths: channels of each level, fine to coarse; two levels or more.
         sweep_levels: levels that are swept; level i has stride ``2**i``.
-        head_size: features that share a gate; a swept level has an even number of heads.
+        head_size: features that share a gate; a swept level has two heads or more.
         recurrence: ``off`` removes the recurrence and nothing else, the control.
 
     Shape:
@@ -153,10 +154,10 @@ class GatedSweepNet(nn.Module):
         if not set(sweep_levels) <= set(range(len(widths))):
             raise ValueError(f"sweep_levels={list(sweep_levels)}: the levels of widths are 0 to {len(widths) - 1}")
         for level in sweep_levels:
-            if widths[level] % (2 * head_size):
+            if widths[level] % head_size or widths[level] < 2 * head_size:
                 raise ValueError(
-                    f"widths[{level}]={widths[level]} is no multiple of 2 x head_size={head_size}: half of the heads "
-                    f"of a swept level run forward, half backward"
+                    f"widths[{level}]={widths[level]} is no multiple of head_size={head_size}, twice or more: a swept "
+                    f"level needs a head for each direction"
                 )
         self.encoder = ConvEncoder(in_channels, widths)
         self.sweeps = nn.ModuleList(
