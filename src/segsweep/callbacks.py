@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +13,19 @@ from numpy.typing import NDArray
 from PIL import Image
 from pytorch_lightning.callbacks import Checkpoint, EarlyStopping, RichProgressBar
 from pytorch_lightning.loggers import TensorBoardLogger
+from torch import Tensor
 
 from segsweep.data.batches import EvalBatches
 from segsweep.files import write_atomic
 from segsweep.metrics import Counts, best_is, summarise
 from segsweep.models.blocks import resize_to
-from segsweep.pictures import Picture, stack, strip
+from segsweep.pictures import Picture, photos, stack, strip
 from segsweep.task import Task
-from segsweep.types import DataSpec
+from segsweep.types import Batch, DataSpec, SegmenterOutput
 
 _NUM_PICTURES = 8
+_SAMPLE_GRID = (4, 8)  # rows, columns
+_SAMPLE_SEED = 0
 _TABLE_GROUPS = ("model", "loss", "data", "augment", "optimizer", "scheduler", "regime")
 _TABLE_METRICS = ("test/miou", "test/miou_image", "test/dice", "test/pixel_accuracy", "val/miou")
 
@@ -79,15 +83,50 @@ class History(Checkpoint):
 
 
 class ImagePanel(pl.Callback):
-    """After each validation, image | truth | prediction | error of fixed validation images in TensorBoard."""
+    """After each validation, image | truth | prediction | error of fixed validation images in TensorBoard.
+
+    Models that reconstruct get a second panel, image | reconstruction of the same images.
+    """
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Draws the panel."""
+        """Draws the panels."""
         batches: EvalBatches = trainer.datamodule.val_dataloader()  # type: ignore[attr-defined]
         task: Task = pl_module  # type: ignore[assignment]
-        panel = stack([picture for _, picture in draw(task, batches, fixed_positions(batches))])
-        logger: TensorBoardLogger = trainer.logger  # type: ignore[assignment]
-        logger.experiment.add_image("val/image_truth_prediction_error", panel, trainer.global_step, dataformats="HWC")
+        strips, pairs = [], []
+        for position in fixed_positions(batches):
+            batch, output = _segment(task, batches, position)
+            strips.append(_strip(batch, output, task.spec))
+            if output.reconstruction is not None:
+                pair = torch.cat([batch.image, output.reconstruction.float()])
+                pairs.append(photos(pair.cpu().numpy(), task.spec))
+        _add_image(trainer, "val/image_truth_prediction_error", stack(strips))
+        if pairs:
+            _add_image(trainer, "val/image_reconstruction", stack(pairs))
+
+
+class SamplePanel(pl.Callback):
+    """After each validation, images that the model makes up, in TensorBoard; for models with a method ``sample``.
+
+    The draws are the same each time, so that one can watch the same images become better.
+    """
+
+    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Draws the panel; training goes on with the random state that it left."""
+        task: Task = pl_module  # type: ignore[assignment]
+        sample: Callable[[int, tuple[int, int]], Tensor] | None = getattr(task.model, "sample", None)
+        if sample is None:
+            return
+        size = trainer.datamodule.train_size  # type: ignore[attr-defined]
+        devices = [task.device] if task.device.type == "cuda" else []
+        with torch.random.fork_rng(devices), torch.inference_mode(), trainer.precision_plugin.forward_context():
+            torch.manual_seed(_SAMPLE_SEED)
+            rows = [sample(_SAMPLE_GRID[1], size).float().cpu().numpy() for _ in range(_SAMPLE_GRID[0])]
+        _add_image(trainer, "val/samples", stack([photos(row, task.spec) for row in rows]))
+
+
+def _add_image(trainer: pl.Trainer, tag: str, picture: Picture) -> None:
+    logger: TensorBoardLogger = trainer.logger  # type: ignore[assignment]
+    logger.experiment.add_image(tag, picture, trainer.global_step, dataformats="HWC")
 
 
 def fixed_positions(batches: EvalBatches) -> list[int]:
@@ -105,14 +144,20 @@ def worst_positions(confusion_NKK: NDArray[np.integer], spec: DataSpec) -> list[
 
 def draw(task: Task, batches: EvalBatches, positions: list[int]) -> list[tuple[int, Picture]]:
     """One strip image | truth | prediction | error for each position; ``task`` is in evaluation mode."""
-    pictures = []
-    for position in positions:
-        batch = batches.batch([position])
-        with torch.inference_mode(), task.trainer.precision_plugin.forward_context():
-            logits = resize_to(task.segment(batch.image).logits.float(), batch.mask)
-        image, truth, prediction = (x[0].cpu().numpy() for x in (batch.image, batch.mask, logits.argmax(dim=1)))
-        pictures.append((position, strip(image, truth, prediction, batches.spec)))
-    return pictures
+    return [(position, _strip(*_segment(task, batches, position), batches.spec)) for position in positions]
+
+
+def _segment(task: Task, batches: EvalBatches, position: int) -> tuple[Batch, SegmenterOutput]:
+    """One image of a split and what the model makes of it."""
+    batch = batches.batch([position])
+    with torch.inference_mode(), task.trainer.precision_plugin.forward_context():
+        return batch, task.segment(batch.image)
+
+
+def _strip(batch: Batch, output: SegmenterOutput, spec: DataSpec) -> Picture:
+    logits = resize_to(output.logits.float(), batch.mask)
+    image, truth, prediction = (x[0].cpu().numpy() for x in (batch.image, batch.mask, logits.argmax(dim=1)))
+    return strip(image, truth, prediction, spec)
 
 
 def write_examples(folder: Path, task: Task, batches: EvalBatches, worst: list[int]) -> None:

@@ -187,7 +187,7 @@ def build(plain: dict[str, Any], model: nn.Module, folder: Path, resume_step: in
     trainer: pl.Trainer = make_partial({**arguments(plain, "trainer"), "enable_progress_bar": bool(bar)})(
         default_root_dir=folder,
         logger=logger,
-        callbacks=[callbacks.ImagePanel(), *bar, *stopping, history, best, last],
+        callbacks=[callbacks.ImagePanel(), callbacks.SamplePanel(), *bar, *stopping, history, best, last],
         plugins=[checkpoints.HashedCheckpointIO()],
     )
     return Parts(data, task, trainer, logger, best, history)

@@ -1,6 +1,7 @@
-"""Pictures of segmentations: image | truth | prediction | error, as uint8 arrays."""
+"""Pictures of segmentations, image | truth | prediction | error, and of images that models draw, as uint8 arrays."""
 
 import colorsys
+from collections.abc import Iterable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,12 +47,9 @@ def strip(
         (H', 4 W', 3): right pixels are dimmed in the last picture, wrong ones red, ignored ones grey.
     """
     colours = palette(spec.num_classes)
-    mean, std = np.array(spec.mean)[:, None, None], np.array(spec.std)[:, None, None]
-    photo = ((image * std + mean).clip(0, 1) * 255).astype(np.uint8).transpose(1, 2, 0)
-    photo = np.broadcast_to(photo, (*photo.shape[:2], 3))
     height, width = _shown_size(*truth.shape)
     ignored = truth == spec.ignore_index
-    photo_shown = _resize(photo, (height, width), Image.Resampling.BILINEAR)
+    photo_shown = _resize(_photo(image, spec), (height, width), Image.Resampling.BILINEAR)
     wrong = _resize(((truth != prediction) & ~ignored).astype(np.uint8), (height, width)).astype(bool)
     error = photo_shown // 3
     error[wrong] = _WRONG
@@ -61,6 +59,17 @@ def strip(
         _resize(colours[prediction], (height, width)),
     ]
     return np.concatenate([photo_shown, *masks, error], axis=1)
+
+
+def photos(images: Iterable[NDArray[np.float32]], spec: DataSpec) -> Picture:
+    """One row of images of one size, beside each other.
+
+    Args:
+        images: (C, h, w) float32, standardised; what is beyond black and white, or no number, is cut off.
+        spec: statistics of the data.
+    """
+    row = [_photo(image, spec) for image in images]
+    return np.concatenate([_resize(p, _shown_size(*p.shape[:2]), Image.Resampling.BILINEAR) for p in row], axis=1)
 
 
 def contact_sheet(
@@ -90,6 +99,14 @@ def contact_sheet(
         for i in range(0, len(fitted), columns)
     ]
     return np.concatenate([_legend(spec, colours, grid[0].shape[1]), *grid])
+
+
+def _photo(image: NDArray[np.float32], spec: DataSpec) -> Picture:
+    """Back from standardised values; grey images get three equal channels."""
+    mean, std = np.array(spec.mean)[:, None, None], np.array(spec.std)[:, None, None]
+    intensity = np.nan_to_num(image * std + mean).clip(0, 1)  # a model on its way to a NaN loss still has its picture
+    photo = (intensity * 255).astype(np.uint8).transpose(1, 2, 0)
+    return np.broadcast_to(photo, (*photo.shape[:2], 3))
 
 
 def _cell_size(height: int, width: int) -> tuple[int, int]:

@@ -34,15 +34,46 @@ class ConvEncoder(nn.Module):
         self.out_channels = tuple(widths)
         self.levels = nn.ModuleList(conv_block(i, o) for i, o in pairwise((in_channels, *widths)))
 
-    def forward(self, image: Tensor) -> list[Tensor]:
-        """Maps an image to its features, fine to coarse."""
+    def forward(self, image: Tensor, visible: Tensor | None = None) -> list[Tensor]:
+        """Maps an image to its features, fine to coarse.
+
+        Args:
+            image: (N, C, H, W).
+            visible: (N, 1, H, W), 0 where the image is hidden and 1 elsewhere. Every level sets what is hidden back to
+                0, as dense convolutions would carry their surroundings into it; a cell of a coarse level is hidden if
+                all of its pixels are. None: nothing is hidden.
+        """
         maps: list[Tensor] = []
         x = image
         for level in self.levels:
-            # ceil_mode: odd sizes keep their last row and column, so any size passes.
-            x = level(F.max_pool2d(x, 2, ceil_mode=True) if maps else x)
+            x = level(_halve(x) if maps else x)
+            if visible is not None:
+                visible = _halve(visible) if maps else visible
+                x = x * visible.to(x.dtype)
             maps.append(x)
         return maps
+
+
+def _halve(x: Tensor) -> Tensor:
+    # ceil_mode: odd sizes keep their last row and column, so any size passes.
+    return F.max_pool2d(x, 2, ceil_mode=True)
+
+
+def latent_decoder(latent_channels: int, widths: tuple[int, ...], out_channels: int) -> nn.Sequential:
+    """Repetition and convolution up to full size, without skips: what an autoencoder puts on its bottleneck.
+
+    Args:
+        latent_channels: channels of the bottleneck, D.
+        widths: channels of the encoder's levels, fine to coarse; the decoder goes back up through them.
+        out_channels: channels of the result.
+
+    Shape:
+        (N, D, h, w) -> (N, out_channels, h * stride, w * stride) with stride ``2 ** (len(widths) - 1)``.
+    """
+    layers: list[nn.Module] = []
+    for i, o in pairwise((latent_channels, *widths[-2::-1])):
+        layers += [nn.Upsample(scale_factor=2), conv_block(i, o, num_convs=1)]
+    return nn.Sequential(*layers, nn.Conv2d(widths[0] if len(widths) > 1 else latent_channels, out_channels, 1))
 
 
 def resize_to(x: Tensor, like: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ from segsweep.files import write_atomic
 from segsweep.report.runs import Comparison, Configuration, compare, find_records
 
 RANK_BY = "test/miou"
+_MATCHED = 0.05  # of the smaller number of parameters
 _HEADER = ("rank", "configuration", "family", "test mIoU", "SD", "n", "val mIoU", "M params", "img/s train",
            "img/s infer", "min/run", "state")  # fmt: skip
 
@@ -127,8 +128,21 @@ def _notes(comparison: Comparison) -> str:
     for what in ("precision", "device", "threads"):
         found = sorted({str(run[what]) for run in runs if run.get(what) is not None})
         lines.append(f"{what}: {', '.join(found)}" + (" (differs between runs)" if len(found) > 1 else ""))
+    lines += _size_note(comparison)
     lines += [f"reconstruction term: {text}" for text in _reconstruction(comparison)]
     return "\n".join(lines)
+
+
+def _size_note(comparison: Comparison) -> list[str]:
+    """Whether the ranked configurations have as many parameters as each other: if not, size may be what wins."""
+    ranked = [row for row in comparison.configurations if row.completed]
+    sizes = [size for row in ranked if (size := row.average("parameters"))]
+    if len(sizes) < 2:
+        return []
+    excess = max(sizes) / min(sizes) - 1
+    if excess <= _MATCHED:
+        return [f"parameters: matched within {_MATCHED:.0%}"]
+    return [f"parameters: not matched, the largest model has {excess:.0%} more than the smallest"]
 
 
 def _reconstruction(comparison: Comparison) -> list[str]:

@@ -1,0 +1,68 @@
+"""First-order linear recurrences h_t = a_t h_(t-1) + b_t without a loop over time.
+
+Two forms, for two kinds of gates:
+
+    per channel   ``linear_scan``: log2(T) steps of doubling, each elementwise over the whole sequence
+    per head      ``sweep_matrix``: h = M b with M[t, s] = a_(s+1) ... a_t, one batched matrix product
+"""
+
+import torch
+from torch import Tensor
+
+
+def linear_scan(a: Tensor, b: Tensor) -> Tensor:
+    """Solves h_t = a_t h_(t-1) + b_t with h_(-1) = 0 along the second to last dimension.
+
+    Args:
+        a: (..., T, D) factors, in 0..1 if the result shall stay bounded.
+        b: (..., T, D) inputs.
+
+    Returns:
+        (..., T, D).
+
+    Reference:
+        Hillis and Steele 1986, Data parallel algorithms: doubling; here (a, b) pairs under (a, b) o (a', b') =
+        (a a', a' b + b').
+
+    >>> linear_scan(torch.full((3, 1), 0.5), torch.ones(3, 1)).flatten().tolist()
+    [1.0, 1.5, 1.75]
+    """
+    step, num = 1, b.shape[-2]
+    while step < num:
+        head, tail = b[..., :step, :], b[..., step:, :] + a[..., step:, :] * b[..., :-step, :]
+        b = torch.cat([head, tail], dim=-2)
+        a = torch.cat([a[..., :step, :], a[..., step:, :] * a[..., :-step, :]], dim=-2)
+        step *= 2
+    return b
+
+
+def sweep_matrix(log_a: Tensor, reverse: Tensor) -> Tensor:
+    """The matrix that sweeps a sequence: (M b)_t solves h_t = a_t h_(t-1) + b_t, or h_t = a_t h_(t+1) + b_t.
+
+    Args:
+        log_a: (..., heads, T) logarithms of the factors, 0 or less, float32 or float64.
+        reverse: (heads,) bool, heads that run from the end to the beginning.
+
+    Returns:
+        (..., heads, T, T), entries in 0..1.
+
+    Reference:
+        The quadratic form of gated linear recurrences, Dao and Gu 2024, arXiv:2405.21060, section 3, here in both
+        directions from one cumulative sum.
+
+    >>> half = torch.full((2, 3), 0.5).log()
+    >>> forward, backward = sweep_matrix(half, torch.tensor([False, True]))
+    >>> forward.tolist()
+    [[1.0, 0.0, 0.0], [0.5, 1.0, 0.0], [0.25, 0.5, 1.0]]
+    >>> torch.equal(forward.T, backward)
+    True
+    """
+    total = log_a.cumsum(dim=-1)
+    # Forward, M[t, s] = exp(sum over s < u <= t); backward, exp(sum over t <= u < s): differences of one position each.
+    position = torch.where(reverse[:, None], log_a - total, total)
+    steps = torch.arange(log_a.shape[-1], device=log_a.device)
+    before = steps[:, None] >= steps
+    is_seen = torch.where(reverse[:, None, None], before.T, before)
+    difference = position[..., :, None] - position[..., None, :]
+    # -inf before exp, not 0 after it: what is not seen may overflow, and inf x 0 would be NaN in the gradient.
+    return difference.masked_fill(~is_seen, -torch.inf).exp()
