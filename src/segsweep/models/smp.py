@@ -133,8 +133,8 @@ class SMP(nn.Module):
             size = f"{image.shape[-2]}x{image.shape[-1]}"
             if "more than 1 value per channel" in str(error):
                 raise ValueError(
-                    f"{self.arch} cannot train on {len(image)} image of {size}: its batch normalisation is left with "
-                    f"one value a channel. Set data.batch_size=2 or more"
+                    f"{self.arch} cannot train on {len(image)} image of {size} alone: its normalisation is left with one "
+                    f"value a channel. Set data.batch_size=2 or more"
                 ) from error
             if "Output size is too small" in str(error):
                 raise ValueError(f"{self.arch} needs images larger than {size}: raise data.size or data.crop") from error
