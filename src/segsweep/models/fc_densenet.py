@@ -113,9 +113,8 @@ class FCDenseNet(nn.Module):
 
     Reference:
         Jegou et al. 2017, arXiv:1611.09326. The architecture of its table 2 has 9.32 M parameters for 103, 3.46 M for
-        67 and 1.38 M for 56, at 11 classes; the paper prints 9.4, 3.5 and 1.5. 3.5 is our figure rounded; 1.5 is not, so
-        that the 56 of the paper must have had more than its text says. Differs: odd maps are pooled with their last
-        row and column, so that any size passes.
+        67 and 1.38 M for 56, at 11 classes; the paper prints 9.4, 3.5 and 1.5. 9.4 is within 1 %, 3.5 is our figure
+        rounded, 1.5 is neither. Differs: odd maps are pooled with their last row and column, so that any size passes.
     """
 
     def __init__(

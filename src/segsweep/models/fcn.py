@@ -38,14 +38,15 @@ class FCN(nn.Module):
     def __init__(self, in_channels: int, num_classes: int, widths: tuple[int, ...], num_scores: int) -> None:
         super().__init__()
         if not 1 <= num_scores <= len(widths):
-            raise ValueError(f"num_scores={num_scores} is no number of levels: give 1 to {len(widths)}, as many as widths")
+            raise ValueError(
+                f"num_scores={num_scores} is no number of levels: give 1 to {len(widths)}, as many as widths"
+            )
         self.encoder = ConvEncoder(in_channels, widths)
         coarse_to_fine = widths[: -num_scores - 1 : -1]
         self.scores = nn.ModuleList(nn.Conv2d(width, num_classes, 1) for width in coarse_to_fine)
         self.ups = nn.ModuleList(_bilinear_2x(num_classes) for _ in coarse_to_fine[1:])
-        for score in list(self.scores)[1:]:  # as in the paper: a skip starts by changing nothing
-            nn.init.zeros_(score.weight)
-            nn.init.zeros_(score.bias)
+        for parameter in self.scores[1:].parameters():
+            nn.init.zeros_(parameter)  # as in the paper: a skip starts by changing nothing
 
     def forward(self, image: Tensor) -> SegmenterOutput:
         """Segments a batch of images."""

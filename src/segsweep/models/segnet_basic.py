@@ -33,7 +33,9 @@ class SegNetEncoder(nn.Module):
         self.out_channels = (width,) * num_levels
         self.norm = nn.LocalResponseNorm(5, alpha=1e-4, beta=0.75)
         inputs = (in_channels, *self.out_channels[1:])
-        self.levels = nn.ModuleList(nn.Sequential(*_conv_bn(i, width, kernel_size), nn.ReLU(inplace=True)) for i in inputs)
+        self.levels = nn.ModuleList(
+            nn.Sequential(*_conv_bn(i, width, kernel_size), nn.ReLU(inplace=True)) for i in inputs
+        )
 
     def forward(self, image: Tensor) -> list[Tensor]:
         """Maps an image to its pooled features, fine to coarse."""
@@ -71,8 +73,8 @@ class SegNetBasic(nn.Module):
 
     Reference:
         Badrinarayanan et al. 2017, arXiv:1511.00561, the SegNet-Basic of section 4: 1.425 M parameters as published,
-        1.417 M here. Differs: biases and batch normalisation as torch has them, and the local response normalisation
-        reads standardised images instead of intensities in 0..255.
+        1.416 M here. Differs: the local response normalisation reads standardised images instead of intensities in
+        0..255, and batch normalisation scores with running averages instead of a pass over the training set.
     """
 
     def __init__(
@@ -109,8 +111,10 @@ def unpool(x_NDhw: Tensor, position_NDhw: Tensor, size: tuple[int, int]) -> Tens
     What ``max_unpool2d`` does, which on a GPU has no deterministic kernel and so refuses ``trainer.deterministic``.
     """
     flat = x_NDhw.new_zeros(*x_NDhw.shape[:2], size[0] * size[1])
-    return flat.scatter(2, position_NDhw.flatten(2), x_NDhw.flatten(2)).unflatten(2, size)
+    flat = flat.scatter(2, position_NDhw.flatten(2), x_NDhw.flatten(2))
+    return flat.view(*x_NDhw.shape[:2], *size)
 
 
 def _conv_bn(in_channels: int, out_channels: int, kernel_size: int) -> tuple[nn.Module, nn.Module]:
-    return nn.Conv2d(in_channels, out_channels, kernel_size, padding=kernel_size // 2), nn.BatchNorm2d(out_channels)
+    conv = nn.Conv2d(in_channels, out_channels, kernel_size, padding=kernel_size // 2, bias=False)
+    return conv, nn.BatchNorm2d(out_channels)

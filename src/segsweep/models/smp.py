@@ -20,7 +20,16 @@ from torch import Tensor, nn
 from segsweep.types import SegmenterOutput
 
 # Arguments of the library's classes that have an owner here, or would change what a segmenter returns.
-_TAKEN = {"encoder_name", "encoder_weights", "in_channels", "classes", "activation", "upsampling", "aux_params", "kwargs"}
+_TAKEN = {
+    "encoder_name",
+    "encoder_weights",
+    "in_channels",
+    "classes",
+    "activation",
+    "upsampling",
+    "aux_params",
+    "kwargs",
+}
 _TIMM = "tu-"  # how the library marks an encoder that timm makes
 _PROBE_S = 10.0  # seconds that a hub may take to answer
 _PROBE_PIXELS = 224  # height and width of an image that nearly every encoder takes, a multiple of the strides 32 and 14
@@ -116,7 +125,11 @@ class SMP(nn.Module):
             weights = None  # only the shapes are wanted
         with torch.device("cpu"):  # some encoders compute with values while they are built, which meta tensors lack
             network = make(
-                encoder_name=encoder_name, encoder_weights=weights, in_channels=in_channels, classes=num_classes, **options
+                encoder_name=encoder_name,
+                encoder_weights=weights,
+                in_channels=in_channels,
+                classes=num_classes,
+                **options,
             )
         _drop_unused(network, in_channels)
         self.arch = make.__name__
@@ -133,11 +146,13 @@ class SMP(nn.Module):
             size = f"{image.shape[-2]}x{image.shape[-1]}"
             if "more than 1 value per channel" in str(error):
                 raise ValueError(
-                    f"{self.arch} cannot train on {len(image)} image of {size} alone: its normalisation is left with one "
-                    f"value a channel. Set data.batch_size=2 or more"
+                    f"{self.arch} cannot train on {len(image)} image of {size} alone: its normalisation is left with "
+                    f"one value a channel. Set data.batch_size=2 or more"
                 ) from error
             if "Output size is too small" in str(error):
-                raise ValueError(f"{self.arch} needs images larger than {size}: raise data.size or data.crop") from error
+                raise ValueError(
+                    f"{self.arch} needs images larger than {size}: raise data.size or data.crop"
+                ) from error
             raise
         return SegmenterOutput(self.head(decoded)[..., : image.shape[-2], : image.shape[-1]])
 
@@ -174,7 +189,9 @@ def _check_encoder(name: str) -> None:
         return
     near = [f"{_TIMM}{bare}"] if bare in networks else []
     near += difflib.get_close_matches(name, [*known, *(_TIMM + network for network in networks)], n=3)
-    raise ValueError(f"encoder_name={name}: there is no such encoder. {_nearest(near, ['tu-<any network of timm>', *known])}")
+    raise ValueError(
+        f"encoder_name={name}: there is no such encoder. {_nearest(near, ['tu-<any network of timm>', *known])}"
+    )
 
 
 def _check_options(make: Any, encoder_name: str, options: dict[str, Any]) -> dict[str, Any]:
@@ -184,7 +201,11 @@ def _check_options(make: Any, encoder_name: str, options: dict[str, Any]) -> dic
         near = difflib.get_close_matches(name, known, n=1, cutoff=0.8)
         if name in known or (encoder_name.startswith(_TIMM) and name not in _TAKEN and not near):
             continue
-        owner = f"options={name} is set by segsweep itself" if name in _TAKEN else f"options={name}: no argument of {make.__name__}"
+        owner = (
+            f"options={name} is set by segsweep itself"
+            if name in _TAKEN
+            else f"options={name}: no argument of {make.__name__}"
+        )
         raise ValueError(f"{owner}. {_nearest(difflib.get_close_matches(name, known, n=3), known)}")
     if make.__name__ == "DPT":
         return {"dynamic_img_size": True, **options}  # its encoders otherwise take one size only
@@ -202,16 +223,19 @@ def _check_weights(encoder_name: str, weights: str) -> None:
     if encoder_name.startswith(_TIMM):
         import timm
 
+        network, _, tag = encoder_name.removeprefix(_TIMM).partition(".")
+        tagged = [name.partition(".")[2] for name in timm.list_pretrained(network)]
+        if not tagged or (tag and tag not in tagged):
+            there = f"There is: {', '.join(f'{_TIMM}{network}.{t}' for t in tagged)}" if tagged else "Use null"
+            raise ValueError(f"encoder_weights={weights}: timm has no weights for {encoder_name}. {there}")
         cfg = timm.get_pretrained_cfg(encoder_name.removeprefix(_TIMM))
-        if cfg is None or not cfg.has_weights:
-            raise ValueError(f"encoder_weights={weights}: timm has none for {encoder_name}. Use null for random ones")
         if cfg.hf_hub_id:
             _check_hub(cfg.hf_hub_id, [cfg.hf_hub_filename or "model.safetensors"], None, weights)
         return
     settings = _library().encoders.encoders[encoder_name]["pretrained_settings"]
     if weights not in settings:
         raise ValueError(
-            f"encoder_weights={weights}: {encoder_name} has none of that name. There is: {', '.join([*settings, 'null'])}"
+            f"encoder_weights={weights}: {encoder_name} has no such weights. There is: {', '.join([*settings, 'null'])}"
         )
     found = settings[weights]
     _check_hub(found["repo_id"], ["config.json", "model.safetensors"], found["revision"], weights)
@@ -229,8 +253,8 @@ def _check_hub(repo: str, files: list[str], revision: str | None, weights: str) 
             pinned = f" --revision {revision}" if revision else ""
             raise ValueError(
                 f"encoder_weights={weights}: {repo} is not in the cache {constants.HF_HUB_CACHE} and cannot be fetched "
-                f"({type(error).__name__}). Where there is a network run 'hf download {repo}{pinned}' and copy its folder "
-                f"models--{repo.replace('/', '--')} into that cache (HF_HUB_CACHE sets another), or use "
+                f"({type(error).__name__}). Where there is a network run 'hf download {repo}{pinned}' and copy its "
+                f"folder models--{repo.replace('/', '--')} into that cache (HF_HUB_CACHE sets another), or use "
                 f"model.encoder_weights=null"
             ) from error
 
