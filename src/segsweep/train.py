@@ -106,7 +106,7 @@ def _identity(plain: dict[str, Any]) -> dict[str, Any]:
         "git": git_state(),
         "versions": versions(),
         "precision": plain["trainer"]["precision"],
-        "pretrained": None,
+        "pretrained": plain["model"].get("encoder_weights"),
         "tuning_trials": 0,
         **hardware.describe(plain["trainer"]["accelerator"]),
     }
