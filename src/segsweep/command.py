@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import os
+import re
 import sys
 import traceback
 from collections.abc import Callable, Iterator
@@ -51,6 +52,8 @@ def run_app(app: Callable[[], None], arguments: list[str]) -> None:
             sys.exit(1)
         if isinstance(error, HydraException | OmegaConfBaseException):
             _stop(_all_mistakes(arguments) or [str(error).splitlines()[0]])
+        if isinstance(lines := getattr(error, "lines", None), list):  # data that cannot be used: it says everything
+            _stop(lines)
         _stop(str(error).splitlines() if isinstance(error, ConfigError) else [f"{type(error).__name__}: {error}"])
     finally:
         _is_short = False
@@ -200,6 +203,9 @@ def _single_values(argument: str) -> list[str]:
 def _explain(argument: str, error: Exception, accepted: list[str]) -> str:
     if isinstance(error, OverrideParseException) or type(error) is HydraException:  # the grammar raises either
         detail = str(error).splitlines()[0]
+        if re.search(r"[{,]\s*[\"'][^\"']*[\"']\s*:", argument):
+            keys = "write {60 16 152:road}; keys with other characters than letters, digits and spaces go into a file"
+            return f"{argument}: no override. On the command line keys in braces have no quotes: {keys}"
         return f"{argument}: no override ({detail}). Write key=value, and quote values with special characters"
     if isinstance(error, MissingConfigException) and error.options is not None:
         option = (error.missing_cfg_file or argument).rpartition("/")[2]
