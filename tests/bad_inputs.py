@@ -1360,7 +1360,7 @@ def _(tree: Tree) -> None:
 @case(
     43,
     "pattern-that-leads-out",
-    Stop("", "data", ("the pattern '../{split}/{stem}.*' leaves data.root", "write a path below it")),
+    Stop("", "data.images '../{split}/{stem}.*'", ("leaves data.root", "write a path below it")),
     overrides=("data.images='../{split}/{stem}.*'",),
 )
 def _(tree: Tree) -> None:
@@ -1439,7 +1439,7 @@ def _scores_all_pixels(result: Any) -> None:
 @case(
     47,
     "crop-larger-than-the-size",
-    Stop("", "data.crop=[64, 64]", ("is larger than data.size=[32, 32]", "make the crop smaller")),
+    Stop("", "data.crop=[64,64]", ("is larger than data.size=[32,32]", "make the crop smaller")),
     overrides=("data.crop=[64,64]",),
 )
 def _(tree: Tree) -> None:

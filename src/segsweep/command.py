@@ -216,7 +216,12 @@ def _explain(argument: str, error: Exception, accepted: list[str]) -> str:
     node = OmegaConf.select(compose("train", accepted), parent) if parent else dict.fromkeys([*TOP_LEVEL, "experiment"])
     if node is None:
         return f"{key}: unknown key. {did_you_mean(parent.partition('.')[0], TOP_LEVEL)}"
+    reason = str(error.__cause__ or error)
+    if leaf in node and (unknown := re.search(r"Key '(.*)' is not in struct", reason)):
+        hint = did_you_mean(unknown[1], map(str, node[leaf]))
+        new = "" if hint.startswith("Did") else f", or write ++{key}.{unknown[1]}=... for a new one"
+        return f"{key}.{unknown[1]}: unknown key. {hint}{new}"
     if leaf in node:
-        return f"{argument}: {str(error.__cause__ or error).splitlines()[0]}"
+        return f"{argument}: {reason.splitlines()[0]}"
     known = [f"{parent}.{name}" if parent else str(name) for name in node]
     return f"{key}: unknown key. {did_you_mean(key, known)}"

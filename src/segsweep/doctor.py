@@ -228,8 +228,12 @@ def _print_suggestion(data: DataModule) -> None:
     overrides = advice.suggest(conventions, data.spec.class_names)
     if conventions.has_colours:
         _print_masks(conventions, data.spec.class_names)
-    if overrides:
-        print("this would fit what the masks hold: " + " ".join(overrides))
+    if not overrides:
+        return
+    print("this would fit what the masks hold: " + " ".join(overrides))
+    lost = conventions.share_beyond(data.spec.num_classes, data.spec.ignore_index)
+    if "threshold" not in overrides[-1] and lost > 0.001:
+        print(f"  it ignores {lost:.1%} of the pixels: the masks hold more classes than data.class_names declares")
 
 
 def _raw_masks(data: DataModule) -> Iterator[Raster]:

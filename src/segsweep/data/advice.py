@@ -42,6 +42,11 @@ class Conventions:
         """Whether colours tell the classes."""
         return bool(self.colours) and (self.num_coloured > 0 or len(self.palettes) > 1)
 
+    def share_beyond(self, num: int, ignored: int) -> float:
+        """Share of the pixels whose value or colour is not among the ``num`` most frequent, nor the ignored value."""
+        found = self.colours if self.has_colours else Counter({v: n for v, n in self.values.items() if v != ignored})
+        return 1 - sum(pixels for _, pixels in found.most_common(num)) / max(1, sum(found.values()))
+
     def add(self, raster: Raster) -> None:
         """Counts one mask file."""
         self.num_files += 1

@@ -16,7 +16,7 @@ from segsweep.data.problems import DataError, Problem
 from segsweep.data.source import Source
 from segsweep.data.storage import Store, open_store
 from segsweep.data.windows import Storage
-from segsweep.hints import override
+from segsweep.hints import override, written
 from segsweep.regime import Regime
 from segsweep.rng import permutation
 from segsweep.types import DataSpec
@@ -189,8 +189,8 @@ def _check_sizes(size: tuple[int, int] | None, crop: tuple[int, int] | None, til
     for key, sides in (("size", size), ("crop", crop), ("tile", tile)):
         if sides and sides[0] * sides[1] > _MOST_PIXELS:
             raise ValueError(
-                f"data.{key}={list(sides)} has {sides[0] * sides[1] / 1e6:,.0f} million pixels, the limit is "
+                f"data.{key}={written(sides)} has {sides[0] * sides[1] / 1e6:,.0f} million pixels, the limit is "
                 f"{_MOST_PIXELS / 1e6:,.0f}; train on crops of a few hundred pixels a side (data.size=null, data.crop)"
             )
     if crop and size and (crop[0] > size[0] or crop[1] > size[1]):
-        raise ValueError(f"data.crop={list(crop)} is larger than data.size={list(size)}; make the crop smaller")
+        raise ValueError(f"data.crop={written(crop)} is larger than data.size={written(size)}; make the crop smaller")
