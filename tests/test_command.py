@@ -85,7 +85,7 @@ def test_completion_knows_options():
         (["trainer.precision=bf16-true"], ["trainer.precision='bf16-true': use '32-true'"]),
         (["trainer.enable_checkpointing=false"], ["trainer.enable_checkpointing=false: use true"]),
         (["data.num_classes=5"], ["data.num_classes=5 but data.class_names has 11"]),
-        (["data.crop=[64,64]"], ["data.crop=[64, 64] is larger than data.size"]),
+        (["data.crop=[64,64]"], ["data.crop=[64,64] is larger than data.size"]),
         (["model.widths=[8]"], ["model.widths=[8]", "two or more"]),
         (["scheduler=poly", "scheduler.power=0"], ["scheduler.power=0", "greater than 0", "default is 0.9"]),
     ],

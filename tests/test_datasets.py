@@ -14,6 +14,7 @@ import yaml
 from PIL import Image
 
 from segsweep import CONF_DIR, config
+from segsweep.data.problems import DataError
 from tests.conftest import options
 from tests.sources import write
 
@@ -443,9 +444,7 @@ def test_mnist_labels_that_are_no_classes_are_refused(open_data, tmp_path):
         write_idx(tmp_path, stem, 20, [*range(10), *range(10)])
     assert open_data("mnist", tmp_path)
     write_idx(tmp_path, "train", 20, [26, 250, 250, *range(10), *range(7)])
-    with pytest.raises(
-        DataError, match=r"E-LABEL train-labels-idx1-ubyte has the labels 26, 250 \(in 3 of 20 images\)"
-    ):
+    with pytest.raises(DataError, match=r"E-LABEL train-labels-idx1-ubyte has the labels 26, 250 \(in 3 of 20 "):
         open_data("mnist", tmp_path)
 
 

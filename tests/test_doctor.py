@@ -214,6 +214,18 @@ def test_no_more_classes_are_suggested_than_declared(examine, tmp_path):
     assert "of the pixels: the masks hold more classes than data.class_names declares" in printed
 
 
+def test_a_suggestion_replaces_what_is_declared(examine, tmp_path):
+    data = in_one_place(tmp_path / "data", lambda i: {"masks": blocks(i, 2, (40, 48)) * np.uint8(7)})
+    (tmp_path / "conf" / "data").mkdir(parents=True)
+    (tmp_path / "conf" / "data" / "mine.yaml").write_text("defaults: [folder, _self_]\nlabel_map: {0: a, 255: b}\n")
+    data = ["--config-dir", str(tmp_path / "conf"), "data=mine", *data[1:], *TWO]
+    code, printed, _ = examine(*data)
+    assert code == 1
+    (line,) = [line for line in printed.splitlines() if line.startswith("this would fit")]
+    assert suggested(line) == ["data.label_map=null", "data.label_map={0:0,7:1}"]
+    assert examine(*data, *suggested(line))[0] == 0
+
+
 def test_masks_by_class_name_their_classes(examine, tmp_path):
     data = in_one_place(tmp_path / "data", lambda i: {k: blocks(i, 2, (40, 48)) for k in ("vessels", "discs")})
     data[3] = "data.masks={vessel:'vessels/{n}.png',disc:'discs/{n}.png'}"

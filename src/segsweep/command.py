@@ -217,8 +217,9 @@ def _explain(argument: str, error: Exception, accepted: list[str]) -> str:
     if node is None:
         return f"{key}: unknown key. {did_you_mean(parent.partition('.')[0], TOP_LEVEL)}"
     reason = str(error.__cause__ or error)
-    if leaf in node and (unknown := re.search(r"Key '(.*)' is not in struct", reason)):
-        hint = did_you_mean(unknown[1], map(str, node[leaf]))
+    inside = node.get(leaf) if OmegaConf.is_dict(node) else None
+    if isinstance(inside, DictConfig) and (unknown := re.search(r"Key '(.*)' is not in struct", reason)):
+        hint = did_you_mean(unknown[1], map(str, inside))
         new = "" if hint.startswith("Did") else f", or write ++{key}.{unknown[1]}=... for a new one"
         return f"{key}.{unknown[1]}: unknown key. {hint}{new}"
     if leaf in node:

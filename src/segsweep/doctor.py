@@ -221,11 +221,14 @@ def _print_statistics(data: DataModule) -> None:
 
 def _print_suggestion(data: DataModule) -> None:
     from segsweep.data import advice
+    from segsweep.data.folder import Folder
 
     conventions = advice.Conventions()
     for raster in _raw_masks(data):
         conventions.add(raster)
     overrides = advice.suggest(conventions, data.spec.class_names)
+    if isinstance(data.source, Folder):
+        overrides = advice.instead(data.source.labels, overrides)
     if conventions.has_colours:
         _print_masks(conventions, data.spec.class_names)
     if not overrides:

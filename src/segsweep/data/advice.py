@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from segsweep.data.labels import IGNORE, colour_codes, is_between
+from segsweep.data.labels import IGNORE, Labels, colour_codes, is_between
 from segsweep.data.rasters import Raster
 from segsweep.hints import override
 
@@ -88,6 +88,13 @@ def suggest(found: Conventions, class_names: Sequence[str] | None) -> list[str]:
     if kept == list(range(len(kept))) and not [v for v in minor if v != 255]:
         return facts
     return [*facts, override("data.label_map", {v: i for i, v in enumerate(kept)} | dict.fromkeys(minor, IGNORE))]
+
+
+def instead(labels: Labels, overrides: list[str]) -> list[str]:
+    """Overrides of the mask convention with those that take back what is declared: Hydra would merge both."""
+    declared = {"label_map": labels.label_map, "palette": labels.palette, "threshold": labels.threshold}
+    taken_back = [override(f"data.{key}", None) for key, value in declared.items() if value not in ({}, None)]
+    return [*taken_back, *overrides] if overrides else []
 
 
 def suggest_size(sizes: Counter[tuple[int, int]]) -> list[str]:
