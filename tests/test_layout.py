@@ -1,6 +1,9 @@
 """Layouts that real datasets come in: which image has which masks, and which split it belongs to."""
 
+import shlex
+
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from PIL import Image
 
 from segsweep.data.absent import refuse_missing_root
@@ -369,3 +372,10 @@ def test_links_that_lead_out_stop_the_search(make, tmp_path):
         "E-LINK m/9.png",
     ]
     assert len(by_image(pairs(root, "i/{n}.png", "m/{n}.png", follow_links=True))) == 5
+
+
+def test_a_root_of_any_name_is_proposed_so_that_it_can_be_typed(make):
+    root = make("one, v=2 (it's)/images/a.png")
+    (problem,) = problems(root, "images/{n}.png", "masks/{n}.png")
+    (typed,) = shlex.split(problem.partition("Did you mean ")[2].removesuffix("?"))
+    assert OverridesParser.create().parse_override(typed).value() == str(root / "one, v=2 (it's)")
