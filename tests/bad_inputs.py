@@ -161,7 +161,7 @@ def leave_out(*names: str) -> Cure:
 
 
 def verbatim(*overrides: str) -> Cure:
-    return Cure(" ".join(f"({re.escape(override)})" for override in overrides))
+    return Cure(" ".join(f"'?({re.escape(override)})'?" for override in overrides))
 
 
 def encode(picture: Any, form: str, **options: Any) -> bytes:
@@ -1005,7 +1005,7 @@ def _is_off_by_one(result: Any) -> None:
         _is_off_by_one,
         (
             "WARNING segsweep.train: data: class 'a' (0) never occurs, all others do (a 0.0%, b 7",
-            "map them with data.label_map={1:0,2:1,3:2}",
+            "map them with 'data.label_map={1:0,2:1,3:2}'",
         ),
     ),
     overrides=("data.num_classes=4", "data.class_names=[a,b,c,d]"),
@@ -1360,7 +1360,7 @@ def _(tree: Tree) -> None:
 @case(
     43,
     "pattern-that-leads-out",
-    Stop("", "data", ("the pattern '../{split}/{stem}.*' leaves data.root", "write a path below it")),
+    Stop("", "data.images '../{split}/{stem}.*'", ("leaves data.root", "write a path below it")),
     overrides=("data.images='../{split}/{stem}.*'",),
 )
 def _(tree: Tree) -> None:
@@ -1439,7 +1439,7 @@ def _scores_all_pixels(result: Any) -> None:
 @case(
     47,
     "crop-larger-than-the-size",
-    Stop("", "data.crop=[64, 64]", ("is larger than data.size=[32, 32]", "make the crop smaller")),
+    Stop("", "data.crop=[64,64]", ("is larger than data.size=[32,32]", "make the crop smaller")),
     overrides=("data.crop=[64,64]",),
 )
 def _(tree: Tree) -> None:

@@ -3,12 +3,14 @@
 import csv
 import json
 import re
+import shlex
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from hydra._internal.hydra import Hydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from PIL import Image
 
 from segsweep import config, cost
@@ -131,6 +133,17 @@ def refuse(result, stops):
     return lines
 
 
+def printed_fixes(line):
+    """The overrides that a message proposes, as a shell hands them on when they are copied with their quotes."""
+    proposed = line.partition(". ")[2].partition(" Likewise: ")[0]
+    quoted = r"""'data\.[^']*'(?:"'"'[^']*')*"""
+    fixes = re.findall(quoted, proposed)
+    bare = re.findall(r"data\.[\w.]+=(?!\.\.\.)\S*[^\s).,;:?]", re.sub(quoted, "", proposed))
+    for fix in bare:
+        assert shlex.quote(fix) == fix, f"{fix} is not quoted in {line}"
+    return [word for fix in [*fixes, *bare] for word in shlex.split(fix)]
+
+
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_bad_input(case, tree, command, tmp_path):
     case.spoil(tree)
@@ -144,6 +157,9 @@ def test_bad_input(case, tree, command, tmp_path):
         case.outcome.effect(result)
         return
     lines = refuse(command(*overrides), case.outcome)
+    for line in lines:
+        for fix in printed_fixes(line):
+            assert OverridesParser.create().parse_override(fix).key_or_group.startswith("data."), line
     for cure in case.outcome[0].cures if len(lines) == 1 else ():
         cured = command(*overrides, *cure.overrides(lines[0]))
         assert cured.status == REACHED, f"{cure} does not help: {cured.output}"

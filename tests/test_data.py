@@ -381,7 +381,7 @@ def test_the_same_picture_in_two_splits_is_refused_unless_allowed():
         ),
         ({"in_channels": 2, "mean": (0.5,) * 2, "std": (0.2,) * 2}, r"read as grey \(1\) or RGB \(3\)"),
         ({"mean": (0.5,)}, r"data.mean and data.std need data.in_channels=3 values each"),
-        ({"size": (16, 16), "crop": (20, 10)}, r"data.crop=\[20, 10\] is larger than data.size=\[16, 16\]"),
+        ({"size": (16, 16), "crop": (20, 10)}, r"data.crop=\[20,10\] is larger than data.size=\[16,16\]"),
     ],
 )
 def test_facts_that_contradict_each_other_are_refused(facts, message):

@@ -14,6 +14,7 @@ import yaml
 from PIL import Image
 
 from segsweep import CONF_DIR, config
+from segsweep.data.problems import DataError
 from tests.conftest import options
 from tests.sources import write
 
@@ -430,6 +431,54 @@ def test_mnist_masks_are_the_digit_where_there_is_ink(open_data, tmp_path):
 def test_mnist_can_be_cut_short(open_data, tmp_path):
     found = stems(open_data("mnist", mnist(tmp_path), "data.limit=3"))
     assert {split: len(names) for split, names in found.items()} == {"train": 2, "val": 1, "test": 3}
+
+
+def write_idx(root, stem, num_images, labels, pack=bytes):
+    images = struct.pack(">4I", 2051, num_images, 28, 28) + bytes(num_images * 784)
+    write(root / f"{stem}-images-idx3-ubyte", pack(images))
+    write(root / f"{stem}-labels-idx1-ubyte", struct.pack(">2I", 2049, len(labels)) + bytes(labels))
+
+
+def test_mnist_labels_that_are_no_classes_are_refused(open_data, tmp_path):
+    for stem in ("train", "t10k"):
+        write_idx(tmp_path, stem, 20, [*range(10), *range(10)])
+    assert open_data("mnist", tmp_path)
+    write_idx(tmp_path, "train", 20, [26, 250, 250, *range(10), *range(7)])
+    with pytest.raises(DataError, match=r"E-LABEL train-labels-idx1-ubyte has the labels 26, 250 \(in 3 of 20 "):
+        open_data("mnist", tmp_path)
+
+
+@pytest.mark.parametrize("num", [19, 21])
+def test_mnist_images_and_labels_have_to_be_as_many(num, open_data, tmp_path):
+    for stem in ("train", "t10k"):
+        write_idx(tmp_path, stem, num if stem == "t10k" else 20, [1] * 20)
+    with pytest.raises(DataError, match=f"E-PAIR t10k-images-idx3-ubyte has {num} images, t10k-labels.* 20 labels"):
+        open_data("mnist", tmp_path)
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [
+        lambda packed: packed[:-20],
+        lambda packed: packed[:-8] + bytes(8),
+        lambda packed: packed[:40] + b"\xff" * 30 + packed[70:],
+        lambda packed: packed[:20],
+        lambda packed: b"",
+        lambda packed: b"no gzip file",
+    ],
+)
+def test_damaged_mnist_is_one_line(harm, build_data, tmp_path):
+    for stem in ("train", "t10k"):
+        write_idx(tmp_path, stem, 20, [1] * 20)
+    packed = gzip.compress(np.random.default_rng(0).integers(0, 255, 20 * 784 + 16, np.uint8).tobytes())
+    header = gzip.compress(struct.pack(">4I", 2051, 20, 28, 28))  # the beginning is sound
+    (tmp_path / "train-images-idx3-ubyte").unlink()
+    write(tmp_path / "train-images-idx3-ubyte.gz", header + harm(packed))
+    with pytest.raises(DataError) as error:
+        build_data("mnist", tmp_path).store  # noqa: B018  it is opened on first use
+    (line,) = error.value.lines
+    assert line.startswith("E-IMG train-images-idx3-ubyte.gz is ")
+    assert line.endswith(". Download it again")
 
 
 # All of them

@@ -163,9 +163,24 @@ def test_a_mask_with_fewer_pages_is_refused(root):
     for i in range(3):
         write_pages(root / f"v{i}.tif", [np.zeros((4, 6), np.uint8)] * 2)
         write(root / f"l{i}.tif", (4, 6))
-    source = open_folder(root, images="v{n}.tif", masks="l{n}.tif", splits=SHARES, page="all", in_channels=1)
-    with pytest.raises(Problem, match=r"E-PAGE l\d.tif has no page 1, only 1"):
-        samples(source)
+    with pytest.raises(
+        DataError, match=r"E-PAGE l\d.tif has 1 page, its image v\d.tif 2\. .*Likewise: l\d.tif, l\d.tif"
+    ):
+        open_folder(root, images="v{n}.tif", masks="l{n}.tif", splits=SHARES, page="all", in_channels=1)
+
+
+@pytest.mark.parametrize("pages", [1, 3])
+@pytest.mark.parametrize("kind", ["l", "f"])
+def test_pages_beyond_those_of_the_image_are_refused(root, pages, kind):
+    for i in range(3):
+        for name in "vlf":
+            num = pages + 2 * (name == kind and i == 1)
+            write_pages(root / f"{name}{i}.tif", [np.full((4, 6), k, np.uint8) for k in range(num)])
+    stacks = {"images": "v{n}.tif", "masks": "l{n}.tif", "valid": "f{n}.tif", "page": "all", "in_channels": 1}
+    with pytest.raises(DataError) as error:
+        open_folder(root, splits=SHARES, **stacks)
+    (line,) = error.value.lines
+    assert line.startswith(f"E-PAGE {kind}1.tif has {pages + 2} pages, its image v1.tif {pages}. ")
 
 
 def test_valid_areas_ignore_the_rest(root, simple):
@@ -274,7 +289,7 @@ def test_identity_follows_which_file_means_what(root, by_class):
     assert len({identity(open_folder(root, **options, **role)) for role in roles}) == len(roles)
 
 
-@pytest.mark.parametrize(("scale", "low_high"), [((0, 0), "0, 0"), ((5, 1), "5, 1")])
+@pytest.mark.parametrize(("scale", "low_high"), [((0, 0), "0,0"), ((5, 1), "5,1")])
 def test_a_scale_has_to_rise(root, simple, scale, low_high):
     with pytest.raises(ValueError, match=rf"data.scale=\[{low_high}\] must rise"):
         open_folder(root, **STEMS, scale=scale)

@@ -3,11 +3,13 @@
 import shlex
 
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from PIL import Image
 
 from segsweep.data.absent import refuse_missing_root
 from segsweep.data.layout import Declaration, find_pairs
 from segsweep.data.problems import DataError
+from segsweep.hints import override
 from tests.sources import SHARES, write
 
 BY_FOLDER = {"train": "train", "val": "val", "test": "test"}
@@ -25,6 +27,11 @@ def by_image(layout):
     """Name of each image -> names of its masks, over all splits."""
     everything = sorted((pair for split in layout.splits.values() for pair in split), key=lambda pair: pair.image.name)
     return {pair.image.name: [file.name for _, file in pair.masks] for pair in everything}
+
+
+def areas(layout):
+    """Names of the valid areas, over all images."""
+    return {pair.valid.name for split in layout.splits.values() for pair in split}
 
 
 def in_split(layout, split):
@@ -260,8 +267,18 @@ def test_two_masks_for_one_image_are_refused_unless_the_pattern_has_them(make):
         ({"masks": "m/{other}.png"}, r"share no placeholder; the same \{stem\} in both pairs them"),
         ({"masks": {"b": "m/{n}.png", "c": "m/{other}.png"}}, r"'m/\{other\}.png' share no placeholder"),
         ({"masks": "i/{n}.png"}, r"data.images and data.masks both match i/0.png; make one pattern say more"),
+        ({"valid": "v/{q}.png"}, r"data.valid 'v/\{q\}.png' has the placeholder \{q\}, which data.images .*lacks"),
+        ({"masks": "m/{n:x}.png"}, r"data.masks 'm/\{n:x\}.png': '\{n:x\}' is no placeholder; write \{name\}, or"),
+        ({"images": "i/{n"}, r"data.images 'i/\{n': '\{n' is no placeholder"),
+        ({"images": "i/{1n}.png"}, r"data.images 'i/\{1n\}.png': '\{1n\}' is no placeholder"),
+        ({"images": "i/n}.png"}, r"data.images 'i/n\}.png': '\}' is no placeholder"),
+        ({"valid": "../{n}.png"}, r"data.valid '../\{n\}.png' leaves data.root"),
+        ({"unlabelled": "/u/{n}.png"}, r"data.unlabelled '/u/\{n\}.png' leaves data.root"),
+        ({"masks": {"b": "~/{n}.png"}}, r"data.masks.b '~/\{n\}.png' leaves data.root"),
+        ({"images": ""}, r"data.images is empty; write a path below data.root"),
+        ({"splits": {"vall": 0.2}}, r"data.splits.vall: there is no such split. Did you mean 'val'\?"),
         ({"group_by": "patient"}, r"data.group_by=patient is no placeholder of data.images"),
-        ({"fold": 1}, r"data.fold=1 and data.num_folds=None go together"),
+        ({"fold": 1}, r"data.fold=1 and data.num_folds=null go together"),
         ({"fold": 3, "num_folds": 3}, r"fold below num_folds"),
         ({"splits": {"train": None, "val": 0.2, "test": None}}, r"data.splits.test is not set"),
         ({"splits": {"train": 0.6, "val": 0.2, "test": 0.2}}, r"train is null \(the rest\), a name, or a list file"),
@@ -292,7 +309,7 @@ def test_a_root_that_is_a_level_off(make):
     root = make("images/train/a.png", "masks/train/a.png")
     for wrong in (root.parent, root / "images"):
         (problem,) = problems(wrong, "images/{split}/{n}.png", "masks/{split}/{n}.png", BY_FOLDER)
-        assert problem.endswith(f"Did you mean {shlex.quote(f'data.root={root}')}?")
+        assert problem.endswith(f"Did you mean {override('data.root', str(root))}?")
 
 
 def test_images_in_another_folder_are_pointed_out(make):
@@ -300,6 +317,39 @@ def test_images_in_another_folder_are_pointed_out(make):
     (problem,) = problems(root, "images/{n}.png", "masks/{n}.png")
     assert problem.startswith(f"E-ROOT data.root={root} holds no image that fits data.images 'images/{{n}}.png'")
     assert "Images lie in 'pictures/2024' (2 files, e.g. a.png); correct data.images or data.root" in problem
+
+
+def test_folders_with_other_names_than_the_splits_are_proposed(make):
+    folders = ("Train", "validation", "testing")
+    root = make(*(f"{kind}/{s}/{i}.png" for kind in "im" for s in folders for i in range(3)))
+    found = problems(root, "i/{split}/{n}.png", "m/{split}/{n}.png", BY_FOLDER)
+    assert len(found) == 3
+    for text, split, folder in zip(found, ("train", "val", "test"), folders, strict=True):
+        assert text.startswith(f"E-EMPTY split {split} has no images (data.splits.{split}={split}, ")
+        assert f"Images lie in Train, testing, validation; name one of them (data.splits.{split}={folder}?)" in text
+    selectors = dict(zip(("train", "val", "test"), folders, strict=True))
+    assert len(by_image(pairs(root, "i/{split}/{n}.png", "m/{split}/{n}.png", selectors))) == 9
+    with_share = problems(root, "i/{split}/{n}.png", "m/{split}/{n}.png", {"train": "train", "val": 0.2, "test": 0.2})
+    assert [text.split(" (")[0] for text in with_share] == ["E-EMPTY split train has no images"]
+
+
+def test_images_find_one_valid_area_each(make):
+    root = make(*(f"{kind}/{i}.png" for kind in "imv" for i in range(6)), "v/3.gif", "field.png")
+    (problem,) = problems(root, "i/{n}.png", "m/{n}.png", valid="v/{n}.*")
+    assert problem.startswith("E-NAME v/3.png and v/3.gif are the same for the pattern 'v/{n}.*'")
+    found = pairs(root, "i/{n}.png", "m/{n}.png", valid="v/{n}.*", exclude=["v/3.gif"])
+    assert areas(found) == {f"v/{i}.png" for i in range(6)}
+    found = pairs(root, "i/{n}.png", "m/{n}.png", valid="field.png")  # of a camera that never moves
+    assert areas(found) == {"field.png"}
+
+
+def test_unlabelled_images_that_are_not_there_are_missed(make):
+    root = make(*(f"{kind}/{i}.png" for kind in "im" for i in range(6)), "more/a.png")
+    (problem,) = problems(root, "i/{n}.png", "m/{n}.png", unlabelled="mor/{n}.png")
+    assert problem.startswith(
+        "E-EMPTY data.unlabelled='mor/{n}.png' fits no file that is free to be used. Images lie in"
+    )
+    assert "'more' (1 files, e.g. a.png); correct it, or set data.unlabelled=null" in problem
 
 
 def test_a_split_without_images_is_named(make):
@@ -322,3 +372,10 @@ def test_links_that_lead_out_stop_the_search(make, tmp_path):
         "E-LINK m/9.png",
     ]
     assert len(by_image(pairs(root, "i/{n}.png", "m/{n}.png", follow_links=True))) == 5
+
+
+def test_a_root_of_any_name_is_proposed_so_that_it_can_be_typed(make):
+    root = make("one, v=2 (it's)/images/a.png")
+    (problem,) = problems(root, "images/{n}.png", "masks/{n}.png")
+    (typed,) = shlex.split(problem.partition("Did you mean ")[2].removesuffix("?"))
+    assert OverridesParser.create().parse_override(typed).value() == str(root / "one, v=2 (it's)")

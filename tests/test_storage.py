@@ -1,6 +1,8 @@
 """The store that decodes a dataset once for all runs."""
 
+import errno
 import fcntl
+import json
 import multiprocessing
 import os
 import shutil
@@ -11,15 +13,17 @@ import pytest
 from PIL import Image
 
 from segsweep.data import storage
+from segsweep.data.cache import cache_root, clear_cache
 from segsweep.data.decoding import survey
 from segsweep.data.problems import DataError
 from segsweep.data.source import Sample
 from segsweep.data.splits import SPLITS
-from segsweep.data.storage import clear_cache, open_store
+from segsweep.data.storage import open_store
 from tests.sources import Arrays, open_folder, scenes, spec, three_splits
 
 # Tests are not the only threads of their process, but no lock is held here that a child would need.
 pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
+KEY = "0123456789abcdef0123"  # of an entry
 fork = multiprocessing.get_context("fork")
 
 
@@ -162,6 +166,7 @@ def test_a_killed_decoder_blocks_nobody_and_is_cleaned_up(cache):
     assert left_over.startswith(".decoding-")
     store = open_store(source, spec(), "stretch")
     assert np.array_equal(store.splits["test"].image(0), source.samples["test"][0].image)
+    assert entries(cache) == [store.folder.name]
     assert clear_cache() > store.splits["train"].images.nbytes
     assert entries(cache) == []
 
@@ -181,10 +186,10 @@ def test_clear_cache_frees_and_a_later_run_decodes_again(tmp_path, cache):
 
 
 def test_clear_cache_spares_what_is_being_decoded(cache):
-    being_decoded = cache / ".decoding-0123-x"
+    being_decoded = cache / f".decoding-{KEY}-x"
     being_decoded.mkdir(parents=True)
     (being_decoded / "train.images.u8").write_bytes(b"12345")
-    with (cache / "0123.lock").open("w") as lock:
+    with (cache / f"{KEY}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         assert clear_cache() == 0
     assert being_decoded.is_dir()
@@ -192,13 +197,128 @@ def test_clear_cache_spares_what_is_being_decoded(cache):
     assert not being_decoded.exists()
 
 
+def test_clear_cache_leaves_alone_what_is_not_its_own(cache):
+    store = open_store(three_splits(), spec(), "stretch")
+    others = {
+        name: cache / name for name in ("uv.lock", ".hidden.lock", f"{KEY[:-1]}.lock", f"x{KEY}.lock", "notes.txt")
+    }
+    for file in others.values():
+        file.write_text("precious")
+    (cache / f"{KEY}.lock").write_text("of an entry, by its name")
+    (cache / "project").mkdir()
+    (cache / "project" / "items.json").write_text("{}")
+    assert clear_cache() > 0
+    assert entries(cache) == ["project"]
+    assert not store.folder.exists()
+    assert {file.read_text() for file in others.values()} == {"precious"}
+    assert (cache / "project" / "items.json").read_text() == "{}"
+    assert (cache / f"{KEY}.lock").read_text() == "of an entry, by its name"
+
+
+def test_clear_cache_spares_an_entry_that_is_nearly_done(cache):
+    nearly_done = cache / f".decoding-{KEY}-x"
+    nearly_done.mkdir(parents=True)
+    (nearly_done / "items.json").write_text("{}")
+    with (cache / f"{KEY}.lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert clear_cache() == 0
+        assert nearly_done.is_dir()
+
+
+@pytest.mark.parametrize("place", ["/proc/nope", "file", "file/below"])
+def test_a_cache_that_cannot_be_written_is_named(place, tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    place = str(tmp_path / place)  # an absolute place stays as it is
+    monkeypatch.setenv("SEGSWEEP_CACHE", place)
+    with pytest.raises(DataError) as error:
+        open_store(three_splits(), spec(), "stretch")
+    (line,) = error.value.lines
+    assert line.startswith(f"E-CACHE the cache folder {place} cannot be written (")
+    assert "SEGSWEEP_CACHE" in line.rpartition("). ")[2]
+    assert clear_cache() == 0
+
+
+def test_a_full_disk_is_named_and_leaves_nothing(cache, monkeypatch):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("segsweep.data.decoding.np.savez", full)
+    with pytest.raises(DataError, match=r"E-CACHE the cache folder .* cannot be written \(No space left on device\)"):
+        open_store(three_splits(), spec(), "stretch")
+    assert entries(cache) == []
+
+
+def _truncate(file):
+    os.truncate(file, file.stat().st_size // 2)
+
+
+def _empty(file):
+    file.write_bytes(b"")
+
+
+def _garble(file):
+    file.write_bytes(b"PK" + bytes(file.stat().st_size - 2))
+
+
+@pytest.mark.parametrize("harm", [_truncate, _empty, _garble, os.remove])
+@pytest.mark.parametrize("name", ["train.npz", "facts.json", "items.json", "test.masks.u8", "val.images.u8"])
+def test_a_damaged_entry_is_decoded_again(name, harm, tmp_path):
+    source = three_splits()
+    source.log = tmp_path / "log"
+    store = open_store(source, spec(), "stretch")
+    harm(store.folder / name)
+    if harm is _garble and name not in ("train.npz", "items.json"):
+        assert store.damaged() == [name]  # of its old size: that takes a look at its bytes
+        store.discard()
+    again = open_store(source, spec(), "stretch")
+    assert source.log.stat().st_size == 20
+    assert again.damaged() == []
+    assert again.fingerprint == store.fingerprint
+    assert [len(facts) for facts in again.facts().values()] == [6, 2, 2]
+
+
+@pytest.mark.parametrize("index", ["[]", "{}", "null", '{"files": []}'])
+def test_an_index_that_lacks_something_is_no_entry(index, tmp_path):
+    source = three_splits()
+    source.log = tmp_path / "log"
+    store = open_store(source, spec(), "stretch")
+    (store.folder / "items.json").write_text(index)
+    assert open_store(source, spec(), "stretch").leaks == []
+    whole = json.loads((store.folder / "items.json").read_text())
+    (store.folder / "items.json").write_text(json.dumps({key: whole[key] for key in whole if key != "leaks"}))
+    assert open_store(source, spec(), "stretch").leaks == []
+    assert source.log.stat().st_size == 30
+
+
+def test_a_lower_limit_holds_for_what_is_decoded_already():
+    source = mixed_sizes()
+    open_store(source, spec(size=(8, 8)), "stretch")
+    source.max_pixels = 319
+    with pytest.raises(DataError) as error:
+        open_store(source, spec(size=(8, 8)), "stretch")
+    (line,) = error.value.lines
+    assert line.startswith("E-BIG train/000 has 20x16 = 320 pixels, the limit is 319. ")
+    assert line.endswith(". Likewise: val/000, test/000")
+    source.max_pixels = 320
+    open_store(source, spec(size=(8, 8)), "stretch")
+
+
+def test_values_that_are_no_classes_are_refused_whatever_the_source(cache):
+    source = three_splits()
+    image, mask, facts = source.samples["val"][1]
+    source.samples["val"][1] = Sample(image, np.where(mask == 1, 27, mask).astype(np.uint8), facts)
+    with pytest.raises(DataError, match=r"E-LABEL val/001 has a mask with the values 27; classes are 0..2"):
+        open_store(source, spec(), "stretch")
+    assert entries(cache) == []
+
+
 def test_the_cache_lies_where_the_environment_says(monkeypatch, tmp_path):
     monkeypatch.delenv("SEGSWEEP_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert storage.cache_root() == tmp_path / "segsweep"
+    assert cache_root() == tmp_path / "segsweep"
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    assert storage.cache_root() == tmp_path / "home" / ".cache" / "segsweep"
+    assert cache_root() == tmp_path / "home" / ".cache" / "segsweep"
 
 
 def test_the_fingerprint_is_of_the_content_not_of_the_place(image_tree, tmp_path, cache):

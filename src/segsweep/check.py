@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from segsweep.config import TOP_LEVEL, arguments, data_nodes, make, make_partial, settle, settle_trainer
-from segsweep.hints import did_you_mean
+from segsweep.hints import did_you_mean, override, written
 from segsweep.signatures import HYDRA_KEYS, Choices, Defaults, check_node, shown
 
 # Arguments that ``config.build`` passes itself.
@@ -35,8 +35,8 @@ _DOCTOR = "{}; segsweep-data with the same overrides looks at the masks and sugg
 _MISSING_HINTS = {
     "data.root": "the folder of the dataset, e.g. data.root=/data/camvid",
     "data.num_classes": _DOCTOR.format("data.num_classes=2"),
-    "data.class_names": _DOCTOR.format("data.class_names=[background,cell]"),
-    "data.size": _DOCTOR.format("data.size=[256,256]"),
+    "data.class_names": _DOCTOR.format(override("data.class_names", ["background", "cell"])),
+    "data.size": _DOCTOR.format(override("data.size", [256, 256])),
 }
 
 
@@ -112,14 +112,14 @@ def check_values(plain: dict[str, Any], choices: Choices) -> list[str]:
     lines: list[str] = []
     for group, node in plain.items():
         if isinstance(node, dict):
-            found = [
-                line
-                for part in _nodes(group, plain)
-                for line in check_node(group, part, _PASSED.get(group, set()), Defaults(group, choices))
-            ]
+            passed, defaults = _PASSED.get(group, set()), Defaults(group, choices)
+            others = _data_keys() if group == "data" else set()
+            said = (line for part in _nodes(group, plain) for line in check_node(group, part, passed, defaults, others))
+            # A key that both the source and the DataModule take is one mistake.
+            found = list({line.partition(": ")[0]: line for line in said}.values())
             lines += found
             if not found and group in _TRIALS:
-                lines += _TRIALS[group](plain, Defaults(group, choices))
+                lines += _TRIALS[group](plain, defaults)
     lines += _check_scalars(plain)
     return lines
 
@@ -133,13 +133,20 @@ def _nodes(group: str, plain: dict[str, Any]) -> tuple[dict[str, Any], ...]:
         return (node,)
 
 
+def _data_keys() -> set[str]:
+    """Keys of the DataModule, which stand beside those of the source."""
+    from segsweep.data.datamodule import DataModule
+
+    return set(inspect.signature(DataModule).parameters) - _PASSED["data"]
+
+
 def _check_scalars(plain: dict[str, Any]) -> Iterator[str]:
     seed = plain.get("seed")
     if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
-        yield f"seed={seed!r} is not a whole number of 0 or more, e.g. seed=0"
+        yield f"seed={shown(seed)} is not a whole number of 0 or more, e.g. seed=0"
     name = plain.get("name")
     if name is not None and (not isinstance(name, str | int) or str(name) in ("", ".", "..") or "/" in str(name)):
-        yield f"name={name!r} does not name a folder; use letters, digits, '-' and '_'"
+        yield f"name={shown(name)} does not name a folder; use letters, digits, '-' and '_'"
     data, loss = plain.get("data"), plain.get("loss")
     if "monitor" in plain and isinstance(data, dict) and isinstance(data.get("class_names"), list):
         from segsweep import metrics
@@ -272,5 +279,5 @@ def _trial(path: str, node: dict[str, Any], defaults: Defaults, build: Callable[
     key = next(
         (k for k, v in node.items() if k not in HYDRA_KEYS and not isinstance(v, bool) and f": {v}" in message), None
     )
-    where = f"{path}.{key}={node[key]}" if key else path
+    where = f"{path}.{key}={written(node[key])}" if key else path
     return [f"{where}: {message}{defaults.advice(f'{path}.{key}', node[key]) if key else ''}"]

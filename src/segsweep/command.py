@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import os
+import re
 import sys
 import traceback
 from collections.abc import Callable, Iterator
@@ -51,6 +52,8 @@ def run_app(app: Callable[[], None], arguments: list[str]) -> None:
             sys.exit(1)
         if isinstance(error, HydraException | OmegaConfBaseException):
             _stop(_all_mistakes(arguments) or [str(error).splitlines()[0]])
+        if isinstance(lines := getattr(error, "lines", None), list):  # data that cannot be used: it says everything
+            _stop(lines)
         _stop(str(error).splitlines() if isinstance(error, ConfigError) else [f"{type(error).__name__}: {error}"])
     finally:
         _is_short = False
@@ -200,6 +203,9 @@ def _single_values(argument: str) -> list[str]:
 def _explain(argument: str, error: Exception, accepted: list[str]) -> str:
     if isinstance(error, OverrideParseException) or type(error) is HydraException:  # the grammar raises either
         detail = str(error).splitlines()[0]
+        if re.search(r"[{,]\s*[\"'][^\"']*[\"']\s*:", argument):
+            keys = "write {60 16 152:road}; keys with other characters than letters, digits and spaces go into a file"
+            return f"{argument}: no override. On the command line keys in braces have no quotes: {keys}"
         return f"{argument}: no override ({detail}). Write key=value, and quote values with special characters"
     if isinstance(error, MissingConfigException) and error.options is not None:
         option = (error.missing_cfg_file or argument).rpartition("/")[2]
@@ -210,7 +216,13 @@ def _explain(argument: str, error: Exception, accepted: list[str]) -> str:
     node = OmegaConf.select(compose("train", accepted), parent) if parent else dict.fromkeys([*TOP_LEVEL, "experiment"])
     if node is None:
         return f"{key}: unknown key. {did_you_mean(parent.partition('.')[0], TOP_LEVEL)}"
+    reason = str(error.__cause__ or error)
+    inside = node.get(leaf) if OmegaConf.is_dict(node) else None
+    if isinstance(inside, DictConfig) and (unknown := re.search(r"Key '(.*)' is not in struct", reason)):
+        hint = did_you_mean(unknown[1], map(str, inside))
+        new = "" if hint.startswith("Did") else f", or write ++{key}.{unknown[1]}=... for a new one"
+        return f"{key}.{unknown[1]}: unknown key. {hint}{new}"
     if leaf in node:
-        return f"{argument}: {str(error.__cause__ or error).splitlines()[0]}"
+        return f"{argument}: {reason.splitlines()[0]}"
     known = [f"{parent}.{name}" if parent else str(name) for name in node]
     return f"{key}: unknown key. {did_you_mean(key, known)}"

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-import csv
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from segsweep.hints import did_you_mean, override, written
+
 if TYPE_CHECKING:
+    from segsweep.data.advice import Conventions
     from segsweep.data.datamodule import DataModule
     from segsweep.data.rasters import Raster
+    from segsweep.data.storage import Store
     from segsweep.data.survey import Survey
 
 _HELP = """\
@@ -28,6 +31,7 @@ contact_sheet.png (image | mask | overlay) and data_report.csv (one row an image
   --config-dir FOLDER  a folder with data/<name>.yaml of your own
 Exit code 0: training would start. 1: it would not, or a key is missing."""
 
+_FLAGS = {"--help": False, "-h": False, "--clear-cache": False, "--out": True, "--config-dir": True}  # with a value?
 _UNKNOWN = ("num_classes", "class_names", "size")  # what the doctor can do without
 _ON_SHEET = 12
 _MEASURED = 64  # images to measure mean and standard deviation on
@@ -35,33 +39,48 @@ _MEASURED = 64  # images to measure mean and standard deviation on
 
 def main() -> None:
     """Runs the command line."""
-    arguments = sys.argv[1:]
-    if {"--help", "-h"} & set(arguments):
+    flags, overrides = _divide(sys.argv[1:])
+    if {"--help", "-h"} & flags.keys():
         print(_HELP)
-        return
-    if "--clear-cache" in arguments:
-        from segsweep.data.storage import cache_root, clear_cache
-
-        print(f"freed {clear_cache() / 1e6:,.0f} MB in {cache_root()}")
         return
     from segsweep.command import run_app
 
-    out = _take(arguments, "--out")
-    if folder := _take(arguments, "--config-dir"):
-        arguments.append(f"hydra.searchpath=['file://{Path(folder).absolute()}']")
-    run_app(lambda: sys.exit(_examine(arguments, out and Path(out))), arguments)
+    if "--clear-cache" in flags:
+        run_app(_clear, [])
+        return
+    out, folder = flags.get("--out"), flags.get("--config-dir")
+    if folder is not None:
+        if not Path(folder).is_dir():
+            sys.exit(f"error: --config-dir {folder} is no folder")
+        overrides.append(f"hydra.searchpath={written([f'file://{Path(folder).absolute()}'])}")
+    run_app(lambda: sys.exit(_examine(overrides, out and Path(out))), overrides)
 
 
-def _take(arguments: list[str], flag: str) -> str | None:
-    """Takes a flag and its value out of the arguments."""
-    if flag not in arguments:
-        return None
-    place = arguments.index(flag)
-    if place + 1 == len(arguments):
-        sys.exit(f"error: {flag} needs a folder")
-    value = arguments[place + 1]
-    del arguments[place : place + 2]
-    return value
+def _divide(arguments: Sequence[str]) -> tuple[dict[str, str], list[str]]:
+    """Flags with their values, written ``--out x`` or ``--out=x``, and the overrides."""
+    flags: dict[str, str] = {}
+    overrides = []
+    left = list(arguments)
+    while left:
+        argument = left.pop(0)
+        flag, equals, value = argument.partition("=")
+        if not argument.startswith("-"):
+            overrides.append(argument)
+        elif flag not in _FLAGS:
+            sys.exit(f"error: {flag}: unknown flag. {did_you_mean(flag, _FLAGS)}")
+        else:
+            if _FLAGS[flag] and not equals:
+                value = left.pop(0) if left else ""
+            if _FLAGS[flag] and not value:
+                sys.exit(f"error: {flag} needs a folder, e.g. {flag}=look")
+            flags[flag] = value
+    return flags, overrides
+
+
+def _clear() -> None:
+    from segsweep.data.cache import cache_root, clear_cache
+
+    print(f"freed {clear_cache() / 1e6:,.0f} MB in {cache_root()}")
 
 
 def _examine(overrides: list[str], out: Path | str | None) -> int:
@@ -91,17 +110,24 @@ def _examine(overrides: list[str], out: Path | str | None) -> int:
 
 
 def _stand_ins(node: dict[str, Any], unknown: Sequence[str]) -> dict[str, Any]:
-    """Values for facts that are not given: every mask value is taken as a class of its own."""
+    """Values for facts that are not given: every mask value, or mask pattern, is taken as a class of its own."""
+    stand_ins: dict[str, Any] = {"size": None} if "size" in unknown else {}
     if "num_classes" in unknown or "class_names" in unknown:
-        names = {"num_classes": 255, "class_names": [str(i) for i in range(255)], "ignore_index": 255}
-    else:
-        names = {}
-    return names | ({"size": None} if "size" in unknown else {})
+        names = _names_of_patterns(node) or [str(i) for i in range(255)]
+        stand_ins |= {"num_classes": len(names), "class_names": names, "ignore_index": 255}
+    return stand_ins
+
+
+def _names_of_patterns(node: dict[str, Any]) -> list[str] | None:
+    from segsweep.data.advice import names_of_patterns
+
+    return names_of_patterns(node["masks"]) if isinstance(node.get("masks"), dict) and node["masks"] else None
 
 
 def _suggest_facts(data: DataModule, node: dict[str, Any], unknown: Sequence[str]) -> int:
     """Says what to set for the facts that are missing, from what the files hold."""
     from segsweep.data import advice
+    from segsweep.data.report import split_lines
 
     lines = _first_problems(data)
     conventions, sizes = advice.Conventions(), Counter[tuple[int, int]]()
@@ -109,62 +135,62 @@ def _suggest_facts(data: DataModule, node: dict[str, Any], unknown: Sequence[str
         conventions.add(raster)
         sizes[raster.size] += 1
     print(f"data.root={node.get('root')}")
-    _print_splits(data)
-    print(f"  sizes (HxW): {', '.join(f'{num} of {h}x{w}' for (h, w), num in sizes.most_common(5))}")
-    names = None if "class_names" in unknown else node["class_names"]
-    overrides = advice.suggest(conventions, names)
-    if conventions.colours and (conventions.num_coloured or len(conventions.palettes) > 1):
+    print("\n".join(split_lines(data.source)))
+    overrides = []
+    if sizes:
+        print(f"  sizes (HxW): {', '.join(f'{num} of {h}x{w}' for (h, w), num in sizes.most_common(5))}")
+        names = None if "class_names" in unknown else node["class_names"]
+        if of_patterns := _names_of_patterns(node):
+            overrides = advice.declare(of_patterns) if names is None else []
+        else:
+            overrides = advice.suggest(conventions, names)
+            _print_masks(conventions, names)
+        if "size" in unknown:
+            overrides += advice.suggest_size(sizes)
+    missing = f"Not set yet: {', '.join(f'data.{key}' for key in unknown)}."
+    print(f"{missing} These fit the files; name the classes:" if overrides else missing)
+    if overrides:
+        print("  " + " ".join(overrides))
+    return _stop(lines) or 1
+
+
+def _print_masks(conventions: Conventions, names: Sequence[str] | None) -> None:
+    """What masks hold: their colours as a palette, or their values."""
+    from segsweep.data import advice
+
+    if conventions.has_colours:
         print("  colours of the masks, as a block for a file in conf/data/:")
         print("\n".join(f"    {line}" for line in advice.palette_block(conventions, names)))
     else:
         total = max(1, sum(conventions.values.values()))
         listed = ", ".join(f"{v} ({n / total:.1%})" for v, n in sorted(conventions.values.items())[:20])
         print(f"  mask values: {listed}")
-    if "size" in unknown and sizes:
-        overrides += _suggest_size(sizes)
-    print("Not set yet: " + ", ".join(f"data.{key}" for key in unknown) + ". These fit the files; name the classes:")
-    print("  " + " ".join(overrides))
-    for line in lines:
-        print(f"error: {line}", file=sys.stderr)
-    return 1
-
-
-def _suggest_size(sizes: Counter[tuple[int, int]]) -> list[str]:
-    (height, width), _ = sizes.most_common(1)[0]
-    if len(sizes) == 1 and height * width <= 512 * 512:
-        return [f"'data.size=[{height},{width}]'"]
-    if max(h * w for h, w in sizes) <= 512 * 512:
-        side = [max(32, round(s / 32) * 32) for s in (height, width)]
-        return [f"'data.size=[{side[0]},{side[1]}]'"]
-    return ["data.size=null", "'data.crop=[256,256]'", "'data.tile=[512,512]'"]
 
 
 def _report(data: DataModule, name: str, out: Path) -> int:
     """Decodes (once), prints what was found, and writes the contact sheet and the table."""
     from segsweep.data.decoding import survey
     from segsweep.data.problems import DataError
+    from segsweep.data.report import class_lines, file_lines, split_lines, write_table
     from segsweep.data.survey import Survey
 
     problems: list[str] = []
     try:
-        store = data.store
+        store = _sound_store(data)
     except DataError as error:
         problems = error.lines
         found = survey(data.source, data.spec, data.fit)
     else:
         counts = {split: decoded.counts for split, decoded in store.splits.items()}
         found = Survey(data.spec.class_names, store.facts(), counts, [])
-    print(f"data={name}")
-    _print_splits(data)
-    _print_files(found)
-    _print_classes(found)
-    for note in found.notes():
-        print(f"{note.level}: {note.text}")
+    found_lines = [*file_lines(found), *class_lines(found)] if any(found.facts.values()) else []
+    notes = [f"{note.level}: {note.text}" for note in found.notes()]
+    print("\n".join([f"data={name}", *split_lines(data.source), *found_lines, *notes]))
     if not problems:
         _print_statistics(data)
         print(f"decoded cache: {store.num_bytes() / 1e6:,.0f} MB, data fingerprint {store.fingerprint[:16]}")
     out.mkdir(parents=True, exist_ok=True)
-    _write_table(out / "data_report.csv", data, found)
+    write_table(out / "data_report.csv", found, data.source.items())
     if not problems:
         _write_sheet(out / "contact_sheet.png", data, found)
     print(f"written: {out}/data_report.csv" + ("" if problems else f", {out}/contact_sheet.png"))
@@ -173,42 +199,13 @@ def _report(data: DataModule, name: str, out: Path) -> int:
     return _stop(problems) if problems else 0
 
 
-def _print_splits(data: DataModule) -> None:
-    for split, items in data.source.items().items():
-        unlabelled = sum(item.group.startswith("unlabelled/") for item in items)
-        groups = len({item.group for item in items}) - unlabelled
-        extra = f", {unlabelled:,} of them unlabelled" if unlabelled else ""
-        print(f"  {split:<6} {len(items):>7,} images in {groups:,} groups{extra}")
-    if ignored := getattr(data.source, "num_ignored", 0):
-        print(f"  {ignored} files that are never data (.DS_Store and the like) were left out")
-    for split, num in getattr(data.source, "unused", {}).items():
-        print(f"  {num:,} images are in no split ({split})")
-
-
-def _print_files(found: Survey) -> None:
-    facts = [fact for facts in found.facts.values() for fact in facts]
-    for key, title in (("format", "formats"), ("mode", "modes"), ("bits", "bits"), ("mask_mode", "mask modes")):
-        counter = Counter(str(fact[key]) for fact in facts if fact.get(key) is not None)
-        if counter:
-            print(f"  {title:<11} {', '.join(f'{num:,} {value}' for value, num in counter.most_common())}")
-    sizes = Counter((fact["height"], fact["width"]) for fact in facts)
-    listed = ", ".join(f"{num:,} of {h}x{w}" for (h, w), num in sizes.most_common(4))
-    print(f"  {'sizes':<11} {listed}{f' and {len(sizes) - 4} more sizes' if len(sizes) > 4 else ''}")
-
-
-def _print_classes(found: Survey) -> None:
-    import numpy as np
-
-    from segsweep.data.survey import class_table
-
-    labelled = {
-        split: np.array([f.get("mask") is not None for f in facts], bool) for split, facts in found.facts.items()
-    }
-    rows = class_table({split: counts[labelled[split]] for split, counts in found.counts.items()}, found.class_names)
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    for row in rows:
-        cells = [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
-        print("  " + "  ".join(cells))
+def _sound_store(data: DataModule) -> Store:
+    """The decoded dataset, decoded anew if a disk has changed its bytes; a run looks at the sizes of files only."""
+    if damaged := data.store.damaged():
+        print(f"warning: the decoded copy was damaged ({', '.join(damaged)} in {data.store.folder}): decoded again")
+        data.store.discard()
+        del data.store
+    return data.store
 
 
 def _print_statistics(data: DataModule) -> None:
@@ -218,22 +215,28 @@ def _print_statistics(data: DataModule) -> None:
     split = data.store.splits["train"]
     chosen = np.unique(np.linspace(0, len(split.items) - 1, _MEASURED).round().astype(int))
     pixels = np.concatenate([split.image(int(i)).reshape(-1, data.spec.in_channels)[::4] for i in chosen]) / 255.0
-    mean, std = ("[" + ",".join(f"{x:.3f}" for x in part) + "]" for part in (pixels.mean(axis=0), pixels.std(axis=0)))
-    print(f"  measured on {len(chosen)} training images: 'data.mean={mean}' 'data.std={std}'")
+    mean, std = ([round(float(x), 3) for x in part] for part in (pixels.mean(axis=0), pixels.std(axis=0)))
+    print(f"  measured on {len(chosen)} training images: {override('data.mean', mean)} {override('data.std', std)}")
 
 
 def _print_suggestion(data: DataModule) -> None:
     from segsweep.data import advice
+    from segsweep.data.folder import Folder
 
     conventions = advice.Conventions()
     for raster in _raw_masks(data):
         conventions.add(raster)
     overrides = advice.suggest(conventions, data.spec.class_names)
-    if conventions.colours and (conventions.num_coloured or len(conventions.palettes) > 1):
-        print("colours of the masks, as a block for a file in conf/data/:")
-        print("\n".join(f"  {line}" for line in advice.palette_block(conventions, data.spec.class_names)))
-    if overrides:
-        print("this would fit what the masks hold: " + " ".join(overrides))
+    if isinstance(data.source, Folder):
+        overrides = advice.instead(data.source.labels, overrides)
+    if conventions.has_colours:
+        _print_masks(conventions, data.spec.class_names)
+    if not overrides:
+        return
+    print("this would fit what the masks hold: " + " ".join(overrides))
+    lost = conventions.share_beyond(data.spec.num_classes, data.spec.ignore_index)
+    if "threshold" not in overrides[-1] and lost > 0.001:
+        print(f"  it ignores {lost:.1%} of the pixels: the masks hold more classes than data.class_names declares")
 
 
 def _raw_masks(data: DataModule) -> Iterator[Raster]:
@@ -266,49 +269,17 @@ def _first_problems(data: DataModule) -> list[str]:
     return DataError(others).lines
 
 
-def _write_table(file: Path, data: DataModule, found: Survey) -> None:
-    """One row an image and one a problem."""
-    columns = [
-        "image",
-        "mask",
-        "height",
-        "width",
-        "format",
-        "mode",
-        "bits",
-        "mask_mode",
-        "exif",
-        "turned",
-        "digest",
-        "note",
-    ]
-    classes = [f"px {name}" for name in [*found.class_names, "(ignored)"]]
-    groups = {(split, item.name): item.group for split, items in data.source.items().items() for item in items}
-    with file.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.writer(stream)
-        writer.writerow(["split", "name", "group", *columns, *classes, "problem"])
-        for split, facts in found.facts.items():
-            for fact, counts in zip(facts, found.counts[split], strict=True):
-                known = [fact.get(column, "") for column in columns]
-                writer.writerow([split, fact["name"], groups[split, fact["name"]], *known, *counts.tolist(), ""])
-        for problem in found.problems:
-            writer.writerow(["", problem.where, "", *[""] * len(columns), *[""] * len(classes), str(problem)])
-
-
 def _write_problems(plain: dict[str, Any], out: Path) -> None:
     """Lists what is wrong with the names of files, where that is too much for a line."""
     from segsweep.config import build_data
     from segsweep.data.problems import DataError
+    from segsweep.data.report import write_problems
 
     try:
         build_data(plain)
     except DataError as error:
-        out.mkdir(parents=True, exist_ok=True)
-        with (out / "data_report.csv").open("w", newline="", encoding="utf-8") as stream:
-            writer = csv.writer(stream)
-            writer.writerow(["name", "problem"])
-            writer.writerows([problem.where, str(problem)] for problem in error.problems)
-        print(f"written: {out}/data_report.csv")
+        if write_problems(out / "data_report.csv", error.problems):
+            print(f"written: {out}/data_report.csv")
     except Exception:  # no matter of files: the lines say it
         return
 

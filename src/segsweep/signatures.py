@@ -5,14 +5,14 @@ Whoever writes a model or a loss writes its checks by writing its signature: nam
 
 import inspect
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Set
 from typing import Any, get_args, get_origin, get_type_hints
 
 from omegaconf import OmegaConf
 
 from segsweep import CONF_DIR
 from segsweep.config import FACTS
-from segsweep.hints import did_you_mean
+from segsweep.hints import did_you_mean, written
 
 Choices = Mapping[str, str]
 
@@ -46,7 +46,9 @@ class Defaults:
                     yield from self._lineage(parent)
 
 
-def check_node(path: str, node: dict[str, Any], passed: set[str], defaults: Defaults) -> Iterator[str]:
+def check_node(
+    path: str, node: dict[str, Any], passed: set[str], defaults: Defaults, others: Set[str] = frozenset()
+) -> Iterator[str]:
     """Checks one ``_target_`` node and the nodes inside it.
 
     Args:
@@ -54,6 +56,7 @@ def check_node(path: str, node: dict[str, Any], passed: set[str], defaults: Defa
         node: its plain values.
         passed: arguments of the target that the program passes itself.
         defaults: for the advice at the end of a line.
+        others: further keys that may stand beside these, to propose for one that is unknown.
 
     Yields:
         One line for each mistake.
@@ -71,10 +74,10 @@ def check_node(path: str, node: dict[str, Any], passed: set[str], defaults: Defa
     parameters = inspect.signature(function).parameters
     takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     known = {name for name, p in parameters.items() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)} - passed
-    facts = FACTS.get(path, set())
+    proposed = known | FACTS.get(path, set()) | others
     for key in given:
         if key not in known and not takes_any:
-            yield f"{path}.{key}: unknown key. {did_you_mean(key, known | facts)}"
+            yield f"{path}.{key}: unknown key. {did_you_mean(key, proposed)}"
     for name in known - given.keys():
         if parameters[name].default is inspect.Parameter.empty and not node.get("_partial_"):
             yield f"{path}.{name} is not set, and {target} needs it"
@@ -109,20 +112,33 @@ def _type_problem(value: Any, hint: Any) -> str | None:
     from pydantic_core import SchemaError
 
     try:
-        adapter = TypeAdapter(hint, config=ConfigDict(arbitrary_types_allowed=True, strict=True))
+        config = ConfigDict(arbitrary_types_allowed=True, strict=True, allow_inf_nan=False)
+        adapter = TypeAdapter(hint, config=config)
         adapter.validate_json(json.dumps(value))
     except (PydanticUserError, SchemaError, NameError):
         return None  # an annotation that pydantic does not know says nothing about a YAML value
     except ValidationError as error:
         # A union complains once for each member; "is an instance of Tensor" is no advice for YAML.
-        wants = [e["msg"] for e in error.errors() if not e["type"].startswith(_TYPES_YAML_LACKS)]
-        unique = list(dict.fromkeys(msg.removeprefix("Input ") for msg in wants or ["does not have the right type"]))
+        errors = [e for e in error.errors() if not e["type"].startswith(_TYPES_YAML_LACKS)]
+        absent = [e["loc"][-1] for e in errors if e["type"] == "missing"]  # places of a tuple that have no value
+        if absent and isinstance(absent[-1], int):
+            return f"should have {absent[-1] + 1} values"
+        wants = [_wanted(e) for e in errors]
+        unique = list(dict.fromkeys(wants or ["does not have the right type"]))
         return " or ".join(unique)
     return None
 
 
 def _load(group: str, option: str) -> Any:
     return OmegaConf.load(CONF_DIR / group / f"{option}.yaml")
+
+
+def _wanted(error: Any) -> str:
+    """A complaint of pydantic in the words of YAML."""
+    if error["type"] == "too_long":
+        return f"should have {error['ctx']['max_length']} values"
+    message: str = error["msg"].removeprefix("Input ")
+    return message.replace("valid array", "list").replace("an object", "a mapping, {key: value}")
 
 
 def _hints(function: Callable[..., Any]) -> dict[str, Any]:
@@ -141,5 +157,5 @@ def _locate(target: str) -> Callable[..., Any]:
 
 
 def shown(value: Any) -> str:
-    """A value as a line shows it: text in quotes."""
-    return f"'{value}'" if isinstance(value, str) else str(value)
+    """A value as a line shows it: as Hydra reads it, but text in quotes."""
+    return f"'{value}'" if isinstance(value, str) else written(value)

@@ -1,17 +1,24 @@
 """What to say when files are not where they should be: where they are instead."""
 
 import os
-import shlex
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from segsweep.data.patterns import SUFFIXES, Pattern, Tree
 from segsweep.data.problems import DataError, Problem
 from segsweep.data.splits import SPLITS, Selectors
+from segsweep.hints import override, written
 
 _ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar")
 _LISTED = 5
 _FOLDERS = 3  # that a message names
+
+
+def root_folder(root: str) -> Path:
+    """The folder that ``data.root`` names; raises a ``ValueError`` if it names none."""
+    if not root.strip():  # pathlib would take it for the working folder
+        raise ValueError("data.root is empty; give the folder of the dataset, e.g. data.root=/data/mine")
+    return Path(root).expanduser()
 
 
 def refuse_missing_root(root: Path, images: str, obtain: str | None) -> None:
@@ -41,13 +48,22 @@ def refuse_empty(root: Path, images: Pattern, splits: Selectors, num: Mapping[st
     problems = []
     for name in SPLITS:
         if not num[name]:
-            wanted = images.example({"split": str(splits[name])})
-            what = f"has no images (data.splits.{name}={splits[name]}, looked for {wanted} in {root})"
-            where = ", ".join(sorted(there)) or _nearest(root)
-            fix = f"Images lie in {where}; name one of them, or give a share such as data.splits.{name}=0.2"
+            wanted = images.example({"split": str(splits.get(name))})
+            what = f"has no images (data.splits.{name}={written(splits.get(name))}, looked for {wanted} in {root})"
+            where = ", ".join(sorted(there)) or nearest(root)
+            likely = next((value for value in sorted(there) if _is_likely(value, name)), None)
+            meant = f" ({override(f'data.splits.{name}', likely)}?)" if likely else ""
+            fix = f"Images lie in {where}; name one of them{meant}"
+            fix += "" if name == "train" else f", or give a share such as data.splits.{name}=0.2"
             problems.append(Problem("E-EMPTY", f"split {name}", what, fix))
     if problems:
         raise DataError(problems)
+
+
+def _is_likely(folder: str, split: str) -> bool:
+    """Whether a folder's name looks like that of a split: Train, training, valid, validation, testing."""
+    folder = folder.casefold()
+    return folder.startswith(split) or split.startswith(folder)
 
 
 def nothing_found(root: Path, images: Pattern, obtain: str | None) -> Problem:
@@ -55,12 +71,12 @@ def nothing_found(root: Path, images: Pattern, obtain: str | None) -> Problem:
     what = f"holds no image that fits data.images '{images.text}'"
     for folder in (root.absolute().parent, *sorted(p for p in root.iterdir() if p.is_dir())):
         if Tree(folder, follow_links=False).find(images):
-            return Problem("E-ROOT", f"data.root={root}", what, f"Did you mean {shlex.quote(f'data.root={folder}')}?")
-    fix = f"Images lie in {_nearest(root)}; correct data.images or data.root{f'. {obtain}' if obtain else ''}"
+            return Problem("E-ROOT", f"data.root={root}", what, f"Did you mean {override('data.root', str(folder))}?")
+    fix = f"Images lie in {nearest(root)}; correct data.images or data.root{f'. {obtain}' if obtain else ''}"
     return Problem("E-ROOT", f"data.root={root}", what, fix)
 
 
-def _nearest(root: Path) -> str:
+def nearest(root: Path) -> str:
     """The folders nearest to the root that hold images, those with most first."""
     level = [root]
     for _ in range(4):

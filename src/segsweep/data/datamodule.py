@@ -16,11 +16,13 @@ from segsweep.data.problems import DataError, Problem
 from segsweep.data.source import Source
 from segsweep.data.storage import Store, open_store
 from segsweep.data.windows import Storage
+from segsweep.hints import override, written
 from segsweep.regime import Regime
 from segsweep.rng import permutation
 from segsweep.types import DataSpec
 
 Side = Annotated[int, Gt(0)]
+_MOST_PIXELS = 100_000_000  # of one decoded image, crop or tile: more would fill the memory long before a step
 
 
 class DataModule(pl.LightningDataModule):
@@ -82,7 +84,8 @@ class DataModule(pl.LightningDataModule):
         seed: int,
     ) -> None:
         super().__init__()
-        _check_facts(class_names, num_classes, in_channels, ignore_index, mean, std, size, crop)
+        _check_facts(class_names, num_classes, in_channels, ignore_index, mean, std)
+        _check_sizes(size, crop, tile)
         self.source, self.augment, self.regime = source, augment, regime
         self.spec = DataSpec(
             tuple(class_names),
@@ -113,7 +116,8 @@ class DataModule(pl.LightningDataModule):
         if self.spec.size is None and self.crop is None and store.splits["train"].size is None:
             sizes = np.unique(store.splits["train"].sizes, axis=0)
             what = f"has {len(sizes)} sizes of images, from {sizes[0].tolist()} to {sizes[-1].tolist()}"
-            fix = "Train on crops (data.crop=[256,256]) or decode to one size (data.size=[256,256])"
+            crop, size = override("data.crop", [256, 256]), override("data.size", [256, 256])
+            fix = f"Train on crops ({crop}) or decode to one size ({size})"
             raise DataError([Problem("E-SIZE", "split train", what, fix)])
         return store
 
@@ -165,8 +169,6 @@ def _check_facts(
     ignore_index: int,
     mean: tuple[float, ...],
     std: tuple[float, ...],
-    size: tuple[int, int] | None,
-    crop: tuple[int, int] | None,
 ) -> None:
     if len(class_names) != num_classes or len(set(class_names)) != num_classes:
         raise ValueError(
@@ -185,5 +187,14 @@ def _check_facts(
         raise ValueError("data.in_channels=2; images are read as grey (1) or RGB (3)")
     if not len(mean) == len(std) == in_channels:
         raise ValueError(f"data.mean and data.std need data.in_channels={in_channels} values each")
+
+
+def _check_sizes(size: tuple[int, int] | None, crop: tuple[int, int] | None, tile: tuple[int, int] | None) -> None:
+    for key, sides in (("size", size), ("crop", crop), ("tile", tile)):
+        if sides and sides[0] * sides[1] > _MOST_PIXELS:
+            raise ValueError(
+                f"data.{key}={written(sides)} has {sides[0] * sides[1] / 1e6:,.0f} million pixels, the limit is "
+                f"{_MOST_PIXELS / 1e6:,.0f}; train on crops of a few hundred pixels a side (data.size=null, data.crop)"
+            )
     if crop and size and (crop[0] > size[0] or crop[1] > size[1]):
-        raise ValueError(f"data.crop={list(crop)} is larger than data.size={list(size)}; make the crop smaller")
+        raise ValueError(f"data.crop={written(crop)} is larger than data.size={written(size)}; make the crop smaller")

@@ -9,6 +9,7 @@ import shutil
 import sys
 import tempfile
 import time
+import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -20,6 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from rich.progress import track
 
+from segsweep.data.cache import UNDONE
 from segsweep.data.problems import DataError, Problem
 from segsweep.data.source import Pixels, Source
 from segsweep.data.splits import SPLITS
@@ -37,7 +39,7 @@ def decode_into(folder: Path, source: Source, spec: DataSpec, fit: str) -> None:
     Raises:
         DataError: files cannot be used as declared; all of them at once.
     """
-    temporary = Path(tempfile.mkdtemp(prefix=f".decoding-{folder.name}-", dir=folder.parent))
+    temporary = Path(tempfile.mkdtemp(prefix=f"{UNDONE}{folder.name}-", dir=folder.parent))
     start = time.perf_counter()
     try:
         items = source.items()
@@ -56,7 +58,7 @@ def decode_into(folder: Path, source: Source, spec: DataSpec, fit: str) -> None:
             "items": items,
             "notes": [[note.level, note.text] for note in found.notes()],
             "leaks": found.leaks(),
-            "bytes": {file.name: file.stat().st_size for file in temporary.glob("*.u8")},
+            "files": {file.name: (file.stat().st_size, checksum(file)) for file in temporary.iterdir()},
         }
         (temporary / "items.json").write_text(json.dumps(index))
         os.rename(temporary, folder)
@@ -89,6 +91,7 @@ def _write_split(folder: Path, source: Source, name: str, spec: DataSpec, fit: s
         paths["native"].unlink()
     tables = {
         "sizes": np.array(sizes, np.int64),
+        "own": np.array([(fact["height"], fact["width"]) for fact in found.facts[name]], np.int64),
         "shapes": np.array(shapes if name != "train" else sizes, np.int64),
         "counts": found.counts[name],
         "has_label": np.array([fact["mask"] is not None for fact in found.facts[name]]),
@@ -106,27 +109,29 @@ def _read_split(
     facts: list[dict[str, Any]] = []
     counts: list[NDArray[np.int64]] = []
     found.facts[name] = facts
-    with ThreadPoolExecutor() as pool:
-        decoded = (
-            result
-            for start in range(0, len(items), _AHEAD)
-            for result in pool.map(
-                partial(_decode, source, name, spec, fit), range(start, min(start + _AHEAD, len(items)))
+    try:
+        with ThreadPoolExecutor() as pool:
+            decoded = (
+                result
+                for start in range(0, len(items), _AHEAD)
+                for result in pool.map(
+                    partial(_decode, source, name, spec, fit), range(start, min(start + _AHEAD, len(items)))
+                )
             )
-        )
-        for item, result in zip(
-            items,
-            track(decoded, f"decoding {name}", len(items), transient=True, disable=not sys.stdout.isatty()),
-            strict=True,
-        ):
-            if isinstance(result, Problem):
-                found.problems.append(result)
-                continue
-            *arrays, fact, count = result
-            facts.append({"name": item.name, **fact})
-            counts.append(count)
-            yield arrays[0], arrays[1], arrays[2]
-    found.counts[name] = np.array(counts, np.int64).reshape(len(counts), len(spec.class_names) + 1)
+            for item, result in zip(
+                items,
+                track(decoded, f"decoding {name}", len(items), transient=True, disable=not sys.stdout.isatty()),
+                strict=True,
+            ):
+                if isinstance(result, Problem):
+                    found.problems.append(result)
+                    continue
+                *arrays, fact, count = result
+                facts.append({"name": item.name, **fact})
+                counts.append(count)
+                yield arrays[0], arrays[1], arrays[2]
+    finally:
+        found.counts[name] = np.array(counts, np.int64).reshape(len(counts), len(spec.class_names) + 1)
 
 
 def _decode(
@@ -138,6 +143,9 @@ def _decode(
         return problem
     native = np.full(image.shape[:2], spec.ignore_index, np.uint8) if mask is None else mask
     histogram = np.bincount(native.ravel(), minlength=256)
+    wrong = [int(v) for v in np.flatnonzero(histogram) if v >= spec.num_classes and v != spec.ignore_index]
+    if wrong:  # no reader of ours lets them through, but a source of somebody else's may
+        return _no_classes(wrong, source.items()[split][position].name, spec)
     count = np.append(histogram[: spec.num_classes], histogram[spec.ignore_index])
     facts = {
         "mask": None if mask is None else "",
@@ -147,6 +155,12 @@ def _decode(
         "digest": hashlib.blake2b(np.ascontiguousarray(image).data, digest_size=12).hexdigest(),
     }
     return *_resize(image, native, spec, fit), native, facts, count
+
+
+def _no_classes(values: list[int], name: str, spec: DataSpec) -> Problem:
+    what = f"has a mask with the values {', '.join(map(str, values))}; classes are 0..{spec.num_classes - 1}"
+    fix = f"Mend the source: masks hold classes and data.ignore_index={spec.ignore_index}"
+    return Problem("E-LABEL", name, what, fix)
 
 
 def _resize(image: Pixels, mask: Pixels, spec: DataSpec, fit: str) -> tuple[Pixels, Pixels]:
@@ -164,11 +178,23 @@ def _resize(image: Pixels, mask: Pixels, spec: DataSpec, fit: str) -> tuple[Pixe
     return resized, np.asarray(Image.fromarray(mask).resize(target, Image.Resampling.NEAREST))
 
 
+def checksum(file: Path) -> int:
+    """CRC-32 of a file: it is to find what a disk or a copy has changed, not what somebody has forged."""
+    value = 0
+    with file.open("rb") as stream:
+        while block := stream.read(1 << 22):
+            value = zlib.crc32(block, value)
+    return value
+
+
 def survey(source: Source, spec: DataSpec, fit: str) -> Survey:
     """Reads every file and says what is in it, without keeping any pixels."""
     found = Survey(spec.class_names, {}, {}, [])
     for name in SPLITS:
-        for _ in _read_split(source, name, spec, fit, found):
-            pass
+        try:
+            for _ in _read_split(source, name, spec, fit, found):
+                pass
+        except DataError as error:  # a file that holds all images
+            found.problems += error.problems
     found.problems += found.joint_problems()
     return found

@@ -38,7 +38,7 @@ def _load(downloader: str, by_hand: str) -> type:
     module, _, name = downloader.rpartition(".")
     package = module.split(".")[0]
     try:
-        found: type = getattr(importlib.import_module(module), name)
+        found = getattr(importlib.import_module(module), name, None) if module else None
     except ImportError:
         fix = f"Install it (pip install {package}). Or: {by_hand}"
         raise DataError([Problem("E-DOWNLOAD", "data.download=true", f"needs {package}", fix)]) from None
@@ -46,4 +46,9 @@ def _load(downloader: str, by_hand: str) -> type:
         what = f"needs a {package} that fits torch (it says: {str(error).splitlines()[0]})"
         fix = f"Install the release of {package} that belongs to your torch. Or: {by_hand}"
         raise DataError([Problem("E-DOWNLOAD", "data.download=true", what, fix)]) from None
+    if not isinstance(found, type):
+        fix = f"Name a class, e.g. torchvision.datasets.VOCSegmentation. Or: {by_hand}"
+        raise DataError(
+            [Problem("E-DOWNLOAD", f"data.downloader={downloader}", "is no class that can be imported", fix)]
+        )
     return found

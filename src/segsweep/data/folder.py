@@ -3,22 +3,24 @@
 ``conf/data/folder.yaml`` documents every option; a dataset is one YAML file that overrides some of them.
 """
 
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
 from annotated_types import Ge, Gt
 
-from segsweep.data.absent import refuse_missing_root
+from segsweep.data.absent import refuse_missing_root, root_folder
 from segsweep.data.download import download as fetch
 from segsweep.data.images import refuse_not_finite, to_image, turn_upright
 from segsweep.data.labels import Class, Labels
-from segsweep.data.layout import Declaration, Pair, find_pairs
+from segsweep.data.layout import Declaration, find_pairs
+from segsweep.data.pairs import Pair
 from segsweep.data.patterns import File
 from segsweep.data.problems import DataError, Problem
 from segsweep.data.rasters import Raster, count_pages, open_raster
 from segsweep.data.source import Item, Pixels, Sample
+from segsweep.hints import written
 
+_STACKS = "Pair each stack with one of as many pages, leave it out with data.exclude, or choose one page by data.page=0"
 _TRANSPOSED = (5, 6, 7, 8)  # Exif orientations that swap height and width
 
 
@@ -71,7 +73,7 @@ class Folder:
         masks: str | dict[str, str],
         unlabelled: str | None,
         valid: str | None,
-        splits: dict[Literal["train", "val", "test"], str | Annotated[float, Gt(0)] | None],
+        splits: dict[str, str | Annotated[float, Gt(0)] | None],
         group_by: str | None,
         fold: Annotated[int, Ge(0)] | None,
         num_folds: Annotated[int, Ge(2)] | None,
@@ -95,14 +97,16 @@ class Folder:
         downloader: str | None,
         obtain: str | None,
     ) -> None:
-        self.root = Path(root).expanduser()
+        self.root = root_folder(root)
         self.labels = Labels(class_names, ignore_index, label_map, threshold, palette)
         self.in_channels, self.scale, self.alpha, self.exif, self.page = in_channels, scale, alpha, exif, page
         self.ignore_index = ignore_index
         self.max_pixels = int(max_pixels) if tile is None or size is not None else 1 << 62
         if scale is not None and not scale[0] < scale[1]:
-            raise ValueError(f"data.scale={list(scale)} must rise from the value of black to the value of white")
+            raise ValueError(f"data.scale={written(scale)} must rise from the value of black to the value of white")
         self.classes = list(masks) if isinstance(masks, dict) else [""]
+        if not masks:
+            raise ValueError("data.masks is empty; give a pattern, or a pattern for each class")
         if isinstance(masks, dict):
             if useless := [name for name, option in (("label_map", label_map), ("palette", palette)) if option]:
                 raise ValueError(
@@ -122,7 +126,7 @@ class Folder:
         )  # fmt: skip
         found = find_pairs(self.root, said)
         self.num_ignored, self.unused = found.num_ignored, found.unused
-        self._pairs = {split: self._unfold(pairs) for split, pairs in found.splits.items()}
+        self._pairs = self._unfold(found.splits)
         self._items = {
             split: [Item(_name(pair, page), pair.group) for pair, page in pairs] for split, pairs in self._pairs.items()
         }
@@ -152,6 +156,7 @@ class Folder:
             "format": raster.format,
             "mode": raster.mode,
             "bits": raster.bits,
+            "depth": raster.depth,
             "exif": raster.orientation,
         }
         if _is_misnamed(raster):
@@ -186,17 +191,17 @@ class Folder:
         pair, page = self._pairs[split][position]
         return self._open(pair.masks[0][1], page) if pair.masks else None
 
-    def _unfold(self, pairs: list[Pair]) -> list[tuple[Pair, int | None]]:
+    def _unfold(self, splits: dict[str, list[Pair]]) -> dict[str, list[tuple[Pair, int | None]]]:
         """Each pair with the page to read; ``page=all`` gives one entry a page."""
-        if self.page != "all":
-            return [(pair, self.page) for pair in pairs]
-        unfolded: list[tuple[Pair, int | None]] = []
+        unfolded: dict[str, list[tuple[Pair, int | None]]] = {}
         problems = []
-        for pair in pairs:
-            try:
-                unfolded += [(pair, page) for page in range(count_pages(pair.image.path, pair.image.name))]
-            except Problem as problem:
-                problems.append(problem)
+        for split, pairs in splits.items():
+            unfolded[split] = [(pair, self.page) for pair in pairs if self.page != "all"]
+            for pair in pairs if self.page == "all" else ():
+                try:
+                    unfolded[split] += [(pair, page) for page in range(_num_pages(pair))]
+                except Problem as problem:
+                    problems.append(problem)
         if problems:
             raise DataError(problems)
         return unfolded
@@ -241,6 +246,17 @@ class Folder:
             what = f"has {inside.shape[1]}x{inside.shape[0]} pixels, its mask {mask.shape[1]}x{mask.shape[0]}"
             raise Problem("E-SIZE", file.name, what, "Pair each image with its own valid area")
         return np.where(inside, mask, np.uint8(self.ignore_index))
+
+
+def _num_pages(pair: Pair) -> int:
+    """Pages of an image and of all that belongs to it: their number has to be the same."""
+    num = count_pages(pair.image.path, pair.image.name)
+    for file in pair.files()[1:]:
+        other = count_pages(file.path, file.name)
+        if other != num:
+            what = f"has {other} page{'' if other == 1 else 's'}, its image {pair.image.name} {num}"
+            raise Problem("E-PAGE", file.name, what, _STACKS)
+    return num
 
 
 def _is_set(raster: Raster, file: File, threshold: float | None) -> Any:

@@ -1,7 +1,9 @@
 """MNIST and its relatives from the original idx files: a mask is the digit's class where there is ink."""
 
 import gzip
+import math
 import struct
+import zlib
 from pathlib import Path
 from typing import Annotated
 
@@ -9,12 +11,15 @@ import numpy as np
 from annotated_types import Ge, Gt, Lt
 from numpy.typing import NDArray
 
+from segsweep.data.absent import root_folder
 from segsweep.data.download import download as fetch
 from segsweep.data.problems import DataError, Problem
 from segsweep.data.source import Item, Sample
 from segsweep.data.splits import divide
 
 _FOLDERS = (".", "MNIST/raw", "raw")  # where people, and torchvision, keep the files
+_AGAIN = "Download it again"
+_SHOWN = 5  # labels in one message
 _MAGIC = {3: 2051, 1: 2049}  # dimensions -> first number of the file
 
 
@@ -25,6 +30,7 @@ class Idx:
         root: folder of the files.
         val: share of the training images that validate.
         split_seed: of that share.
+        num_classes: background and the labels.
         ink: pixels above this value belong to the digit, in 0..254.
         limit: images of each of the two files to use, from the first on; None for all.
         download: whether to fetch the data if it is not there.
@@ -32,7 +38,7 @@ class Idx:
         obtain: what to download and where to put it, said when the data is not there.
 
     Raises:
-        DataError: files are missing or damaged.
+        DataError: files are missing or damaged, do not belong together, or hold other labels.
     """
 
     def __init__(
@@ -40,19 +46,21 @@ class Idx:
         root: str,
         val: Annotated[float, Gt(0), Lt(1)],
         split_seed: Annotated[int, Ge(0)],
+        num_classes: int,
         ink: Annotated[int, Ge(0), Lt(255)],
         limit: Annotated[int, Ge(2)] | None,
         download: bool,
         downloader: str | None,
         obtain: str | None,
     ) -> None:
-        self.root, self.ink = Path(root).expanduser(), ink
+        self.root, self.ink = root_folder(root), ink
         if download:
             fetch(downloader, self.root, obtain)
         if downloader and obtain:
             obtain = f"{obtain}, or set data.download=true"
         self._files = {stem: _find(self.root, stem, obtain) for stem in ("train", "t10k")}
-        num = {stem: min(_count(files[1]), limit or 1 << 62) for stem, files in self._files.items()}
+        self._labels = {stem: _labels(*files, num_classes) for stem, files in self._files.items()}
+        num = {stem: min(len(labels), limit or 1 << 62) for stem, labels in self._labels.items()}
         names = {f"train-{i:05d}": i for i in range(num["train"])}
         dealt = divide({name: name for name in names}, {"val": val}, split_seed, None, None)
         self._positions = {
@@ -64,7 +72,7 @@ class Idx:
             split: [Item(f"{stem}-{i:05d}", f"{stem}-{i:05d}") for stem, i in positions]
             for split, positions in self._positions.items()
         }
-        self._arrays: dict[str, tuple[NDArray[np.uint8], NDArray[np.uint8]]] = {}
+        self._images: dict[str, NDArray[np.uint8]] = {}
 
     def identity(self) -> object:
         """Names, sizes and modification times of the files, and which images are used."""
@@ -78,12 +86,11 @@ class Idx:
     def read(self, split: str, position: int) -> Sample:
         """One image (28, 28, 1) and its mask: 0, or the digit + 1 where there is ink."""
         stem, i = self._positions[split][position]
-        if stem not in self._arrays:
-            images, labels = self._files[stem]
-            self._arrays[stem] = _read(images, 3), _read(labels, 1)
-        images_NHW, labels_N = self._arrays[stem]
-        mask = np.where(images_NHW[i] > self.ink, labels_N[i] + 1, 0).astype(np.uint8)
-        return Sample(images_NHW[i][:, :, None], mask, {})
+        if stem not in self._images:
+            self._images[stem] = _read(self._files[stem][0], 3)
+        image = self._images[stem][i]
+        mask = np.where(image > self.ink, self._labels[stem][i] + 1, 0).astype(np.uint8)
+        return Sample(image[:, :, None], mask, {})
 
 
 def _find(root: Path, stem: str, obtain: str | None) -> tuple[Path, Path]:
@@ -98,29 +105,46 @@ def _find(root: Path, stem: str, obtain: str | None) -> tuple[Path, Path]:
     raise DataError([Problem("E-ROOT", f"data.root={root}", what, obtain or "Set data.root to their folder")])
 
 
-def _bytes(path: Path) -> bytes:
-    try:
-        return gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-    except (OSError, EOFError) as error:
-        raise DataError([Problem("E-IMG", path.name, f"is damaged ({error})", "Download it again")]) from None
+def _labels(images: Path, labels: Path, num_classes: int) -> NDArray[np.uint8]:
+    """The labels, once it is clear that they belong to the images and to the classes."""
+    labels_N = _read(labels, 1)
+    num = _header(images, _bytes(images, 8), 1, 3)[0]
+    if num != len(labels_N):
+        what = f"has {num:,} images, {labels.name} {len(labels_N):,} labels"
+        raise DataError([Problem("E-PAIR", images.name, what, "Download both again: they do not belong together")])
+    if wrong := np.unique(labels_N[labels_N > num_classes - 2]).tolist():
+        many = f"{', '.join(map(str, wrong[:_SHOWN]))}{' ...' if len(wrong) > _SHOWN else ''}"
+        what = f"has the labels {many} (in {int((labels_N > num_classes - 2).sum()):,} of {num:,} images)"
+        what += f"; with the background as a class of its own, data.num_classes={num_classes} has the labels "
+        what += f"0..{num_classes - 2}"
+        fix = f"Download it again, or for other symbols than digits set data.num_classes={max(wrong) + 2} and as many "
+        raise DataError([Problem("E-LABEL", labels.name, what, f"{fix}data.class_names")])
+    return labels_N
 
 
-def _count(labels: Path) -> int:
-    opener = gzip.open if labels.suffix == ".gz" else open
+def _bytes(path: Path, most: int = -1) -> bytes:
+    """What is in the file, unpacked: all of it, or its beginning."""
     try:
-        with opener(labels, "rb") as file:
-            magic, num = struct.unpack(">II", file.read(8))
-    except (OSError, EOFError, struct.error) as error:
-        raise DataError([Problem("E-IMG", labels.name, f"is damaged ({error})", "Download it again")]) from None
-    if magic != _MAGIC[1]:
-        raise DataError([Problem("E-IMG", labels.name, "is no idx file of labels", "Download it again")])
-    return int(num)
+        with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
+            return bytes(file.read(most))
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError([Problem("E-IMG", path.name, f"is damaged ({error})", _AGAIN)]) from None
+
+
+def _header(path: Path, data: bytes, num: int, num_dims: int) -> tuple[int, ...]:
+    """The first ``num`` sizes of an array, from the beginning of its file."""
+    magic, *sizes = struct.unpack_from(f">{1 + num}I", data) if len(data) >= 4 + 4 * num else (0,)
+    if magic != _MAGIC[num_dims]:
+        what = f"is no whole idx file of {'labels' if num_dims == 1 else 'images'}"
+        raise DataError([Problem("E-IMG", path.name, what, _AGAIN)])
+    return tuple(sizes)
 
 
 def _read(path: Path, num_dims: int) -> NDArray[np.uint8]:
     data = _bytes(path)
-    header = struct.unpack(f">{1 + num_dims}I", data[: 4 + 4 * num_dims]) if len(data) > 4 + 4 * num_dims else (0,)
-    pixels = np.frombuffer(data, np.uint8, offset=4 + 4 * num_dims) if len(header) > 1 else np.zeros(0, np.uint8)
-    if header[0] != _MAGIC[num_dims] or pixels.size != np.prod(header[1:]):
-        raise DataError([Problem("E-IMG", path.name, "is no whole idx file", "Download it again")])
-    return pixels.reshape(header[1:])
+    shape = _header(path, data, num_dims, num_dims)
+    pixels = np.frombuffer(data, np.uint8, offset=4 + 4 * num_dims)
+    if pixels.size != math.prod(shape):
+        what = f"is no whole idx file: {pixels.size:,} values for the shape {shape}"
+        raise DataError([Problem("E-IMG", path.name, what, _AGAIN)])
+    return pixels.reshape(shape)

@@ -9,6 +9,7 @@ from PIL import Image
 
 from segsweep.data.problems import Problem
 from segsweep.data.rasters import Raster
+from segsweep.hints import override
 
 _WHITES = (1, 255, 4095, 65535)  # what scanners, cameras and converters use for white
 
@@ -46,7 +47,8 @@ def to_image(
         low, high = float(pixels.min()), float(pixels.max())
         depth = f"{raster.bits} bit{'' if raster.bits == 1 else 's'} a band"
         what = f"has {depth}, not 8 ({pixels.dtype}, values {low:g} to {high:g})"
-        fix = f"Say which values are black and white, e.g. data.scale=[{_black(low)},{_white(high, raster.bits)}]"
+        example = override("data.scale", [_black(low), _white(high, raster.bits)])
+        fix = f"Say which values are black and white in all images, e.g. {example}"
         raise Problem("E-DEPTH", shown, what, fix)
     if raster.colours is not None:
         pixels = raster.colours[pixels]

@@ -10,13 +10,13 @@ from numpy.typing import NDArray
 from segsweep.data.images import refuse_not_finite
 from segsweep.data.problems import Problem
 from segsweep.data.rasters import Raster
-from segsweep.hints import did_you_mean
+from segsweep.hints import did_you_mean, override
 
 IGNORE = "ignore"  # the name of ignored pixels in label_map and palette
 _SHOWN = 8
 _BETWEEN = (
     "These are in-between values, as after resizing with interpolation: resize masks with nearest, or for two classes "
-    "set data.label_map=null data.threshold=127"
+    "set data.label_map=null data.threshold={middle}"
 )
 Class = int | str
 
@@ -127,7 +127,7 @@ class Labels:
         if self.label_map:
             has += f"; data.label_map knows {', '.join(map(str, self.label_map))}"
             is_between = len(wrong) > 2 and min(self.label_map) < wrong[0] and wrong[-1] < max(self.label_map)
-            return Problem("E-LABEL", shown, has, _BETWEEN if is_between else "Add them to data.label_map")
+            return Problem("E-LABEL", shown, has, between(found) if is_between else "Add them to data.label_map")
         classes = f"classes are 0..{len(self.class_names) - 1}" if self.class_names else "masks hold 0..255"
         return Problem("E-LABEL", shown, f"{has}; {classes}", self._advice(found, wrong))
 
@@ -137,11 +137,11 @@ class Labels:
         if wrong == [-1]:
             return f"If -1 means 'ignore': {self._override({-1: IGNORE, **same})}"
         if found[0] >= 0 and set(found) <= {0, 255} and num == 2:
-            return "For masks of 0 and 255: data.label_map={0:0,255:1}"
+            return f"For masks of 0 and 255: {override('data.label_map', {0: 0, 255: 1})}"
         if wrong == [num] and 0 not in found:
             return f"If labels count from 1: {self._override({k + 1: k for k in range(num)})}"
-        if len(wrong) > 2 and found[0] == 0 and len(found) > max(num, 2) + 2:
-            return _BETWEEN
+        if len(wrong) > 2 and is_between(found, num):
+            return between(found)
         if len(wrong) == 1 and 0 <= wrong[0] <= 255 and self.ignore_index not in found:
             return f"Add the class to data.class_names, map it with data.label_map, or set data.ignore_index={wrong[0]}"
         ignored = self._override({**same, **dict.fromkeys(wrong[:_SHOWN], IGNORE)})
@@ -150,7 +150,7 @@ class Labels:
     def _override(self, targets: dict[int, Class]) -> str:
         """The override that maps values to classes and keeps ignored pixels ignored."""
         targets = {**targets, self.ignore_index: IGNORE}
-        return "data.label_map={" + ",".join(f"{value}:{target}" for value, target in targets.items()) + "}"
+        return override("data.label_map", targets)
 
     def _by_colour(self, raster: Raster, shown: str) -> NDArray[np.uint8]:
         codes = colour_codes(raster)
@@ -210,10 +210,21 @@ def single_band(raster: Raster, shown: str) -> NDArray[Any]:
         if not 0 < len(colours) <= 256:
             what = f"has {len(colours):,} colours" if colours else f"has {values.shape[2]} bands of {values.dtype}"
             raise Problem("E-COLOUR", shown, what, "A mask needs one band of class numbers, or few colours")
-        block = ",".join(f"{colour}:{i}" for i, colour in enumerate(colours))
-        fix = f"Say what they mean, e.g. 'data.palette={{{block}}}' with your classes; segsweep-data prints all colours"
+        block = override("data.palette", {colour: i for i, colour in enumerate(colours)})
+        fix = f"Say what they mean, e.g. {block} with your classes; segsweep-data prints all colours"
         raise Problem("E-COLOUR", shown, f"has {len(colours)} colours, not class numbers", fix)
     return values.astype(np.uint8) if values.dtype == bool else values
+
+
+def is_between(found: Sequence[int], num_classes: int) -> bool:
+    """Whether masks of some classes look as if they had been resized with interpolation: many values, far apart."""
+    spread = found[-1] - found[0]
+    return found[0] >= 0 and len(found) > max(num_classes, 2) + 2 and spread >= min(4 * len(found), 200)
+
+
+def between(found: Sequence[int]) -> str:
+    """What to do about the values that interpolation has made between two classes."""
+    return _BETWEEN.format(middle=(found[0] + found[-1]) // 2)
 
 
 def _refuse_alpha(raster: Raster, shown: str) -> None:
@@ -245,7 +256,8 @@ def _colour(text: str) -> int:
         if not all(0 <= part <= 255 for part in (red, green, blue)):
             raise ValueError
     except ValueError:
-        raise ValueError(f'data.palette: \'{text}\' is no colour; write "60 16 152" or "#3C1098"') from None
+        hint = "write red, green and blue, e.g. 60 16 152, or in a file #3C1098"
+        raise ValueError(f"data.palette: '{text}' is no colour; {hint}") from None
     return red * 65536 + green * 256 + blue
 
 

@@ -5,35 +5,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from segsweep.data.absent import nothing_found, refuse_empty
-from segsweep.data.patterns import File, Pattern, Tree
+from segsweep.data.absent import nearest, nothing_found, refuse_empty
+from segsweep.data.pairs import Files, Pair, Role, check_patterns, excess_masks, lonely_images, pair_up
+from segsweep.data.patterns import Pattern, Tree
 from segsweep.data.problems import DataError, Problem
 from segsweep.data.splits import SPLITS, Selectors, check_splits, divide, is_list, read_list
-
-_SPARE = "Remove it, list it in data.exclude, or correct data.images and data.masks"
-_TWICE = "Remove one of them, list it in data.exclude, or name the suffix in the pattern"
-_EXCLUDE = "Give it one, leave it out with data.exclude, or make it an unlabelled image with data.unlabelled"
-
-
-@dataclass(frozen=True)
-class Pair:
-    """An image and what belongs to it.
-
-    Attributes:
-        image: its file.
-        masks: (number of the mask pattern, file) in order; empty for an unlabelled image.
-        valid: file of the valid area, or None.
-        group: images of one group are not independent.
-    """
-
-    image: File
-    masks: tuple[tuple[int, File], ...]
-    valid: File | None
-    group: str
-
-    def files(self) -> list[File]:
-        """All of them."""
-        return [self.image, *(file for _, file in self.masks), *([self.valid] if self.valid else [])]
 
 
 @dataclass(frozen=True)
@@ -76,172 +52,108 @@ def find_pairs(root: Path, said: Declaration) -> Layout:
         DataError: all problems at once.
         ValueError: patterns or split options contradict each other.
     """
-    image_pattern = Pattern(said.images)
-    mask_patterns = [Pattern(text) for text in ([said.masks] if isinstance(said.masks, str) else said.masks.values())]
-    _check_patterns(image_pattern, mask_patterns, said.group_by)
-    check_splits(said.splits, said.fold, said.num_folds, image_pattern.names, said.images)
     tree = Tree(root, said.follow_links, said.exclude)
-    image_files, mask_files = _find(tree, image_pattern, mask_patterns)
-    area = (Pattern(said.valid), tree.find(Pattern(said.valid))) if said.valid else None
-    if area:
-        image_files = _left(image_files, image_pattern, *area)
-        mask_files = [_left(files, pattern, *area) for files, pattern in zip(mask_files, mask_patterns, strict=True)]
-    taken = {file.name for files in [*mask_files, area[1] if area else []] for file in files}
-    free = [file for file in tree.find(Pattern(said.unlabelled)) if file.name not in taken] if said.unlabelled else []
-    unused = _unselected(image_files, image_pattern, said.splits)
-    everything = [*image_files, *free, *(area[1] if area else []), *(file for files in mask_files for file in files)]
-    unknown = _unknown(said.exclude, everything)
-    image_files = [file for file in image_files if file.values.get("split") not in unused]
-    if not (image_files or tree.problems):
-        raise DataError([nothing_found(root, image_pattern, said.obtain)])
+    files = _find(tree, said)
+    images = files.images.pattern
+    unused = _unselected(files.images, said.splits)
+    problems = [*_unknown(said.exclude, files.names()), *_refuse_idle(root, said, files)]
     if tree.problems:  # nothing can be said of pairs while some of their files cannot be looked at
-        raise DataError([*tree.problems, *unknown])
-    by_pattern = list(zip(mask_patterns, mask_files, strict=True))
-    pairs = _pair(image_pattern, image_files, by_pattern, area, said.group_by)
-    problems = [*_refuse_equal(image_files, image_pattern, tree), *unknown]
-    excess = _excess(pairs, by_pattern, unused, tree)
-    if problems:
+        raise DataError([*tree.problems, *problems])
+    if not files.images.files:
+        raise DataError([nothing_found(root, images, said.obtain)])
+    selected = [file for file in files.images.files if file.values.get("split") not in unused]
+    if not selected:
+        num = {name: int(not isinstance(said.splits.get(name), str)) for name in SPLITS}
+        refuse_empty(root, images, said.splits, num, unused)
+    files = replace(files, images=Role(images, selected))
+    pairs = pair_up(files, said.group_by, tree)
+    excess = excess_masks(pairs, files, unused, tree)
+    if problems := [*files.images.alike(tree), *(files.valid.alike(tree) if files.valid else []), *problems]:
         raise DataError([*problems, *excess])
-    free_names = {file.name for file in free}
-    candidates = [
-        kept for pair in pairs if (kept := _without(pair, tree)) and (kept.masks or kept.image.name not in free_names)
-    ]
+    free = {file.name for file in files.unlabelled.files} if files.unlabelled else set()
+    kept = [pair for pair in (pair.without_excluded(tree) for pair in pairs) if pair]
+    candidates = [pair for pair in kept if pair.masks or pair.image.name not in free]
     assigned = _assign(root, candidates, said)
-    if lonely := [*excess, *_lonely(assigned, mask_patterns[0], area[0] if area else None)]:
+    if lonely := [*excess, *lonely_images(assigned, files)]:
         raise DataError(lonely)
     there = {pair.image.values.get("split", "") for pair in candidates} | set(unused)
-    num = {name: len(part) for name, part in assigned.items()}
-    refuse_empty(root, image_pattern, said.splits, num, there - {""})
-    masked = {pair.image.name for pair in pairs if pair.masks}
+    refuse_empty(root, images, said.splits, {name: len(part) for name, part in assigned.items()}, there - {""})
     num_used = sum(map(len, assigned.values()))
     if num_used < len(candidates):
         unused["unlisted"] = len(candidates) - num_used
-    assigned["train"] += [
-        Pair(file, (), None, f"unlabelled/{file.stem}")
-        for file in free
-        if file.name not in masked and not tree.is_excluded(file.name)
-    ]  # no list or share applies to them: what has no mask can only be trained on
+    assigned["train"] += _unlabelled(pairs, files, tree)
     return Layout(assigned, tree.num_ignored, unused)
 
 
-def _check_patterns(images: Pattern, masks: Sequence[Pattern], group_by: str | None) -> None:
-    for pattern in masks:
-        if not set(pattern.names) & set(images.names):
-            raise ValueError(
-                f"data.images '{images.text}' and data.masks '{pattern.text}' share no placeholder; "
-                f"the same {{stem}} in both pairs them"
-            )
-    if group_by and group_by not in images.names:
-        raise ValueError(f"data.group_by={group_by} is no placeholder of data.images '{images.text}'")
+def _unlabelled(pairs: Sequence[Pair], files: Files, tree: Tree) -> list[Pair]:
+    """No list or share applies to them: what has no mask can only be trained on."""
+    masked = {pair.image.name for pair in pairs if pair.masks}
+    return [
+        Pair(file, (), None, f"unlabelled/{file.stem}")
+        for file in (files.unlabelled.files if files.unlabelled else [])
+        if file.name not in masked and not tree.is_excluded(file.name)
+    ]
 
 
-def _pair(
-    images: Pattern,
-    files: list[File],
-    masks: list[tuple[Pattern, list[File]]],
-    area: tuple[Pattern, list[File]] | None,
-    group_by: str | None,
-) -> list[Pair]:
-    """Joins each image with its masks by the placeholders that their patterns share."""
-    by_key = [(pattern, _index(found, images, pattern)) for pattern, found in masks]
-    areas = (area[0], _index(area[1], images, area[0])) if area else None
-    pairs = []
-    for file in files:
-        own = [
-            (k, mask)
-            for k, (pattern, index) in enumerate(by_key)
-            for mask in index.get(_key(file, images, pattern), [])
-        ]
-        valid = areas[1].get(_key(file, images, areas[0]), [None])[0] if areas else None
-        pairs.append(Pair(file, tuple(own), valid, file.values[group_by] if group_by else file.stem))
-    return pairs
+def _refuse_idle(root: Path, said: Declaration, files: Files) -> list[Problem]:
+    """A pattern of unlabelled images that fits nothing is a slip of the pen."""
+    if not said.unlabelled or (files.unlabelled and files.unlabelled.files):
+        return []
+    fix = f"Images lie in {nearest(root)}; correct it, or set data.unlabelled=null"
+    return [Problem("E-EMPTY", f"data.unlabelled='{said.unlabelled}'", "fits no file that is free to be used", fix)]
 
 
-def _key(file: File, images: Pattern, pattern: Pattern) -> tuple[str, ...]:
-    return tuple(file.values[name] for name in sorted(set(images.names) & set(pattern.names)))
-
-
-def _index(files: list[File], images: Pattern, pattern: Pattern) -> dict[tuple[str, ...], list[File]]:
-    index: dict[tuple[str, ...], list[File]] = {}
-    for file in files:
-        index.setdefault(_key(file, images, pattern), []).append(file)
-    return index
-
-
-def _without(pair: Pair, tree: Tree) -> Pair | None:
-    """The pair without files that are excluded; None if its image, its valid area or all masks of a kind are."""
-    masks = tuple((k, mask) for k, mask in pair.masks if not tree.is_excluded(mask.name))
-    is_lost = {k for k, _ in masks} != {k for k, _ in pair.masks} or (pair.valid and tree.is_excluded(pair.valid.name))
-    return None if is_lost or tree.is_excluded(pair.image.name) else replace(pair, masks=masks)
-
-
-def _excess(
-    pairs: list[Pair], masks: list[tuple[Pattern, list[File]]], unused: Mapping[str, int], tree: Tree
-) -> list[Problem]:
-    """Masks that are alike for their pattern, or that belong to no image."""
-    problems = []
-    used = {mask.name for pair in pairs for _, mask in pair.masks}
-    for pattern, files in masks:
-        if "*" not in pattern.text.removesuffix(".*"):
-            problems += _refuse_equal(files, pattern, tree)
-        problems += [
-            Problem("E-PAIR", file.name, "is a mask without an image", _SPARE)
-            for file in files
-            if not (file.name in used or tree.is_excluded(file.name)) and file.values.get("split") not in unused
-        ]
-    return problems
-
-
-def _unselected(images: list[File], pattern: Pattern, splits: Selectors) -> dict[str, int]:
+def _unselected(images: Role, splits: Selectors) -> dict[str, int]:
     """Values of ``{split}`` that no split of ours is, and how many images they have."""
     selected = {value for value in splits.values() if isinstance(value, str) and not is_list(value)}
-    if "split" not in pattern.names or not selected:
+    if "split" not in images.pattern.names or not selected:
         return {}
-    return dict(Counter(file.values["split"] for file in images if file.values["split"] not in selected))
+    return dict(Counter(file.values["split"] for file in images.files if file.values["split"] not in selected))
 
 
-def _lonely(chosen: Mapping[str, list[Pair]], masks: Pattern, valid: Pattern | None) -> list[Problem]:
-    problems = []
-    for pair in (pair for pairs in chosen.values() for pair in pairs):
-        if not pair.masks:
-            what = f"has no mask (looked for {masks.example(pair.image.values)})"
-            problems.append(Problem("E-PAIR", pair.image.name, what, _EXCLUDE))
-        if valid and pair.valid is None:
-            what = f"has no valid area (looked for {valid.example(pair.image.values)})"
-            problems.append(Problem("E-PAIR", pair.image.name, what, "Give it one, or set data.valid=null"))
-    return problems
-
-
-def _unknown(exclude: Sequence[str], files: list[File]) -> list[Problem]:
-    known = {name for file in files for name in (file.name, file.name.rpartition(".")[0])}
+def _unknown(exclude: Sequence[str], files: Sequence[str]) -> list[Problem]:
+    known = {name for file in files for name in (file, file.rpartition(".")[0])}
     return [
         Problem("E-EXCLUDE", name, "is in data.exclude but no such file exists", "Write its path below data.root")
         for name in sorted(set(exclude) - known)
     ]
 
 
-def _find(tree: Tree, images: Pattern, masks: Sequence[Pattern]) -> tuple[list[File], list[list[File]]]:
-    """Files of both kinds; one that both patterns match belongs to the pattern that says more."""
-    image_files = tree.find(images)
-    mask_files = [tree.find(pattern) for pattern in masks]
-    both = {file.name for file in image_files} & {file.name for files in mask_files for file in files}
+def _find(tree: Tree, said: Declaration) -> Files:
+    """Files by role; one that several patterns match belongs to the pattern that says more."""
+    image_pattern = Pattern(said.images, "data.images")
+    by_class = {"": said.masks} if isinstance(said.masks, str) else said.masks
+    mask_patterns = [Pattern(text, f"data.masks{name and f'.{name}'}") for name, text in by_class.items()]
+    area_pattern = Pattern(said.valid, "data.valid") if said.valid else None
+    free_pattern = Pattern(said.unlabelled, "data.unlabelled") if said.unlabelled else None
+    check_patterns(image_pattern, mask_patterns, area_pattern, said.group_by)
+    check_splits(said.splits, said.fold, said.num_folds, image_pattern.names, said.images)
+    images = Role(image_pattern, tree.find(image_pattern))
+    masks = [Role(pattern, tree.find(pattern)) for pattern in mask_patterns]
+    both = {file.name for file in images.files} & {file.name for role in masks for file in role.files}
     if both:
-        strictest = max(masks, key=lambda pattern: pattern.num_literal)
-        if strictest.num_literal == images.num_literal:
+        most = max(pattern.num_literal for pattern in mask_patterns)
+        if most == image_pattern.num_literal:
             raise ValueError(
                 f"data.images and data.masks both match {min(both)}; make one pattern say more, e.g. its suffix"
             )
-        if strictest.num_literal > images.num_literal:
-            image_files = [file for file in image_files if file.name not in both]
-        else:
-            mask_files = [[file for file in files if file.name not in both] for files in mask_files]
-    return image_files, mask_files
+        images, masks = (
+            (images.without(both), masks)
+            if most > image_pattern.num_literal
+            else (images, [role.without(both) for role in masks])
+        )
+    area = Role(area_pattern, tree.find(area_pattern)) if area_pattern else None
+    if area:
+        images, *masks = (_left(role, area) for role in (images, *masks))
+    taken = {file.name for role in (*masks, *([area] if area else [])) for file in role.files}
+    free = Role(free_pattern, tree.find(free_pattern)).without(taken) if free_pattern else None
+    return Files(images, masks, area, free)
 
 
-def _left(files: list[File], pattern: Pattern, valid: Pattern, area: list[File]) -> list[File]:
+def _left(role: Role, area: Role) -> Role:
     """What a pattern keeps if one of valid areas says more and matches some of the same files."""
-    taken = {file.name for file in area} if valid.num_literal > pattern.num_literal else set()
-    return [file for file in files if file.name not in taken]
+    says_more = area.pattern.num_literal > role.pattern.num_literal
+    return role.without({file.name for file in area.files}) if says_more else role
 
 
 def _assign(root: Path, pairs: list[Pair], said: Declaration) -> dict[str, list[Pair]]:
@@ -291,14 +203,3 @@ def _refuse_overlap(chosen: Mapping[str, list[Pair]]) -> None:
                 problems.append(Problem("E-LEAK", pair.image.name, what, "Correct the list files in data.splits"))
     if problems:
         raise DataError(problems)
-
-
-def _refuse_equal(files: list[File], pattern: Pattern, tree: Tree) -> list[Problem]:
-    seen: dict[tuple[tuple[str, str], ...], File] = {}
-    problems = []
-    for file in (file for file in files if not tree.is_excluded(file.name)):
-        other = seen.setdefault(tuple(sorted(file.values.items())), file)
-        if other is not file:
-            what = f"and {other.name} are the same for the pattern '{pattern.text}'"
-            problems.append(Problem("E-NAME", file.name, what, _TWICE))
-    return problems

@@ -18,7 +18,7 @@ from pathlib import Path
 from segsweep.data.problems import Problem
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".npy")
-_PLACEHOLDER = re.compile(r"\{(\w+)(:d)?\}|(\.\*$)|(\*)")
+_PLACEHOLDER = re.compile(r"\{([^\W\d]\w*)(:d)?\}|(\.\*$)|(\*)")
 _UNUSABLE = re.compile(r"[\x00-\x1f\x7f\x85\u2028\u2029\ud800-\udfff]")  # the last: bytes that are no UTF-8
 _JUNK = {"thumbs.db", "desktop.ini", "__macosx"}
 
@@ -50,13 +50,24 @@ class File:
 class Pattern:
     """A path below the root with placeholders; the module's docstring shows the syntax.
 
+    Args:
+        text: the pattern.
+        key: of the config that holds it, for messages.
+
     Raises:
-        ValueError: the path is absolute or leaves the root.
+        ValueError: the path is empty, absolute or leaves the root, or a placeholder is not written like one.
     """
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, key: str = "the pattern") -> None:
+        self.key = key
+        if not text.strip("/ "):
+            raise ValueError(f"{key} is empty; write a path below data.root, e.g. '{{stem}}.png'")
         if text.startswith(("/", "~")) or ".." in text.split("/") or "\\" in text:
-            raise ValueError(f"the pattern '{text}' leaves data.root; write a path below it, with forward slashes")
+            raise ValueError(f"{key} '{text}' leaves data.root; write a path below it, with forward slashes")
+        if brace := re.search(r"\{[^{}/]*\}?|\}", _PLACEHOLDER.sub("", text)):
+            raise ValueError(
+                f"{key} '{text}': '{brace[0]}' is no placeholder; write {{name}}, or {{name:d}} for a number"
+            )
         self.text = unicodedata.normalize("NFC", text)
         parts = self.text.split("/")
         self.depth = len(parts)

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable
 
 _LISTED = 10  # names in one line; the doctor's table holds them all
-_PARTICULAR = re.compile(r"\(.*\)|\S*[\d/.]\S*")  # of a finding: remarks, numbers and file names
+_PARTICULAR = re.compile(r" and \d+ more \w+|\(.*\)|\S*[\d/.]\S*")  # of a finding: remarks, numbers, file names
 _VALUE = re.compile(r"=(\{[^}]*\}|\[[^]]*\]|\S+)")  # of an override that a fix proposes
 
 
@@ -45,7 +45,7 @@ class DataError(ValueError):
 
 def _lines(problems: list[Problem]) -> Iterable[str]:
     kinds: dict[tuple[str, ...], list[Problem]] = {}
-    for problem in problems:
+    for problem in {str(problem): problem for problem in problems}.values():  # a file of all splits says it for each
         kind = (problem.code, _PARTICULAR.sub("", problem.what), _VALUE.sub("", problem.fix))
         kinds.setdefault(kind, []).append(problem)
     for first, *others in kinds.values():

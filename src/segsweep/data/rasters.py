@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFile, UnidentifiedImageError
 
 from segsweep.data.problems import Problem
+from segsweep.hints import override
 
 # A list, so that no other of Pillow's readers ever opens a user's file.
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF")
@@ -70,6 +71,12 @@ class Raster:
         """(h, w) in pixels, as stored."""
         return self.pixels.shape[0], self.pixels.shape[1]
 
+    @property
+    def depth(self) -> str:
+        """What range values may have: files that differ in it have no black and white in common."""
+        kind = self.pixels.dtype.kind
+        return "floating-point" if kind == "f" else f"{'signed ' if kind == 'i' else ''}{self.bits}-bit"
+
 
 def open_raster(path: Path, shown: str, page: int | None, max_pixels: int) -> Raster:
     """Reads one page of an image file.
@@ -126,7 +133,8 @@ def _open_picture(data: bytes, shown: str, page: int | None, max_pixels: int, su
     Image.MAX_IMAGE_PIXELS = None
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            _refuse_size(image.width * image.height, f"{image.width}x{image.height}", shown, max_pixels)
+            if image.width * image.height > max_pixels:
+                raise too_large(image.height, image.width, shown, max_pixels)
             if image.format == "PNG":
                 image.verify()  # its checksums; decoding alone misses some flipped bytes
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
@@ -188,7 +196,8 @@ def _open_npy(data: bytes, shown: str, page: int | None, max_pixels: int) -> Ras
         if height * width == 0 or len(bands) > 1 or dtype.kind not in "buif":
             what = f"is an array of {dtype} with shape {shape}"
             raise Problem("E-IMG", shown, what, "Save (height, width) or (height, width, bands) of numbers")
-        _refuse_size(height * width, f"{width}x{height}", shown, max_pixels)
+        if height * width > max_pixels:
+            raise too_large(height, width, shown, max_pixels)
         _refuse_pages(pages, page, shown, f" (its shape is {shape})")
         pixels: NDArray[Any] = np.load(io.BytesIO(data), allow_pickle=False)
     except _DAMAGE as error:
@@ -211,15 +220,17 @@ def _num_pages(shape: tuple[int, ...]) -> int:
     return shape[0] if len(shape) == 4 or (len(shape) == 3 and shape[2] > _MOST_BANDS) else 1
 
 
-def _refuse_size(pixels: int, size: str, shown: str, max_pixels: int) -> None:
-    if pixels > max_pixels:
-        raise Problem(
-            "E-BIG",
-            shown,
-            f"has {size} = {pixels / 1e6:,.1f} million pixels, the limit is {max_pixels / 1e6:,.1f}",
-            "Train on crops and score by tiles (data.size=null data.crop=[512,512] data.tile=[512,512]), or raise "
-            "data.max_pixels",
-        )
+def too_large(height: int, width: int, shown: str, max_pixels: int) -> Problem:
+    """What to say of an image that is above the limit."""
+    what = f"has {width}x{height} = {_counted(height * width)} pixels, the limit is {_counted(max_pixels)}"
+    tiles = " ".join(
+        (override("data.size", None), override("data.crop", [512, 512]), override("data.tile", [512, 512]))
+    )
+    return Problem("E-BIG", shown, what, f"Train on crops and score by tiles ({tiles}), or raise data.max_pixels")
+
+
+def _counted(pixels: int) -> str:
+    return f"{pixels / 1e6:,.1f} million" if pixels >= 100_000 else f"{pixels:,}"
 
 
 def _refuse_pages(pages: int, page: int | None, shown: str, detail: str) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from segsweep.data.problems import DataError, Problem
+from segsweep.hints import did_you_mean, written
 
 SPLITS = ("train", "val", "test")
 Selectors = Mapping[str, str | float | None]
@@ -130,13 +131,18 @@ def is_list(selector: object) -> bool:
 def check_splits(splits: Selectors, fold: int | None, num_folds: int | None, names: Sequence[str], images: str) -> None:
     """Raises a ``ValueError`` if split options contradict each other; ``names`` are the placeholders of ``images``."""
     if (fold is None) != (num_folds is None) or (num_folds is not None and not 0 <= (fold or 0) < num_folds):
-        raise ValueError(f"data.fold={fold} and data.num_folds={num_folds} go together, with fold below num_folds")
+        raise ValueError(
+            f"data.fold={written(fold)} and data.num_folds={written(num_folds)} go together, with fold below num_folds"
+        )
+    for name in splits:
+        if name not in SPLITS:
+            raise ValueError(f"data.splits.{name}: there is no such split. {did_you_mean(name, SPLITS)}")
     shares = {name: share for name, share in splits.items() if isinstance(share, int | float)}
     if missing := [name for name in SPLITS if splits.get(name) is None and name != "train"]:
         raise ValueError(f"data.splits.{missing[0]} is not set; name a split, a list file, or a share such as 0.2")
     if "train" in shares or sum(shares.values()) >= 1:
         raise ValueError(
-            f"data.splits={dict(splits)}: val and test may be shares that add up to less than 1; "
+            f"data.splits={written(splits)}: val and test may be shares that add up to less than 1; "
             f"train is null (the rest), a name, or a list file"
         )
     if num_folds is not None and not shares:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segsweep.data.problems import Problem
+from segsweep.hints import override
 
 _MANY_IGNORED = 0.05  # share of masks without a single valid pixel from which something is wrong
 _LISTED = 3
@@ -57,7 +58,23 @@ class Survey:
 
     def joint_problems(self) -> list[Problem]:
         """What is wrong with masks that are each readable: they contradict each other, or hold one class alone."""
-        return [*self._palette_problems(), *self._binary_problem()]
+        return [*self._depth_problem(), *self._palette_problems(), *self._binary_problem()]
+
+    def _depth_problem(self) -> Iterable[Problem]:
+        """Images of several depths that were read by one ``data.scale``: without it, only 8 bits get here."""
+        groups: dict[str, list[str]] = {}
+        for fact in (fact for facts in self.facts.values() for fact in facts):
+            if "depth" in fact:
+                groups.setdefault(fact["depth"], []).append(fact["image"])
+        if len(groups) > 1:
+            rarest, *others = sorted(groups, key=lambda depth: len(groups[depth]))
+            listed = "; ".join(
+                f"{len(groups[depth])} are {depth} ({_some(groups[depth])})" for depth in [rarest, *others]
+            )
+            what = f"is {rarest}, other images are not: {listed}. One data.scale cannot fit them all"
+            yield Problem(
+                "E-DEPTH", groups[rarest][0], what, "Convert all images to one depth, or list some in data.exclude"
+            )
 
     def _palette_problems(self) -> Iterable[Problem]:
         """Palette masks in which an index has another colour than in most: there it means another class."""
@@ -89,11 +106,17 @@ class Survey:
             file = next(fact["mask"] for fact, counts in masks if counts[-1])
             what = f"and all other masks hold only class '{self.class_names[0]}' and ignored pixels"
             share = f"({total[-1] / total.sum():.1%} of all)"
-            yield Problem("E-LABEL", file, f"{what} {share}", "For masks of 0 and 255: data.label_map={0:0,255:1}")
+            yield Problem(
+                "E-LABEL",
+                file,
+                f"{what} {share}",
+                f"For masks of 0 and 255: {override('data.label_map', {0: 0, 255: 1})}",
+            )
 
     def notes(self) -> list[Note]:
         """All of them, warnings first."""
-        found = [*self._class_notes(), *self._mask_notes(), *self._file_notes()]
+        classes = [] if self.problems else self._class_notes()  # files that cannot be read may hold what is missed
+        found = [*classes, *self._mask_notes(), *self._file_notes()]
         return sorted(found, key=lambda note: note.level != "warning")
 
     def _class_notes(self) -> Iterable[Note]:
@@ -101,11 +124,11 @@ class Survey:
         anywhere = np.any(list(present.values()), axis=0)
         counts_from_1 = not anywhere[0] and anywhere[1:].all() and len(anywhere) > 1
         if counts_from_1:
-            mapping = ",".join(f"{k}:{k - 1}" for k in range(1, len(anywhere)))
+            mapping = override("data.label_map", {k: k - 1 for k in range(1, len(anywhere))})
             yield Note(
                 "warning",
                 f"class '{self.class_names[0]}' (0) never occurs, all others do ({self._shares()}): if labels "
-                f"count from 1, drop that class and map them with data.label_map={{{mapping}}}",
+                f"count from 1, drop that class and map them with {mapping}",
             )
         for split, has in present.items():
             for k in map(int, np.flatnonzero(~has & anywhere)):
