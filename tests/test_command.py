@@ -9,6 +9,7 @@ import pytest
 
 from segsweep import command
 from segsweep.check import mistakes
+from tests.conftest import options
 
 
 def value_mistakes(composer, *overrides):
@@ -38,7 +39,7 @@ def test_questions_are_answered_without_torch(arguments, tmp_path):
 def test_help_has_an_example_and_the_choices():
     text = run("--help").stdout
     assert "segsweep -m model=unet,reseg,conv_autoencoder" in text
-    assert "conv_autoencoder, dense_cnn, reseg, unet" in text
+    assert f"  model        {', '.join(options('model'))}\n" in text
 
 
 def test_completion_knows_options():

@@ -130,3 +130,11 @@ def test_weights_are_taken_from_the_cache(monkeypatch, tmp_path):
     assert torch.equal(body.conv1.weight, weights["conv1.weight"])
     with torch.device("meta"):  # a check builds it so, and loads nothing
         SMP(3, 3, "Unet", "resnet18", "imagenet", None)
+
+
+def test_the_record_says_which_weights_the_encoder_had(composer):
+    from segsweep import config, train
+
+    for option, weights in (("unet", None), ("fpn", None), ("fpn model.encoder_weights=imagenet", "imagenet")):
+        plain = config.settle(composer("trainer=cpu", *f"model={option}".split()))
+        assert train._identity(plain)["pretrained"] == weights
