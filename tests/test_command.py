@@ -68,7 +68,7 @@ def test_completion_knows_options():
         (["data.batch_size=0"], ["data.batch_size=0", "greater than 0", "default is 16"]),
         (["data.labelled_fraction=2"], ["data.labelled_fraction=2", "less than or equal to 1"]),
         (["augment.zoom=0.5"], ["augment.zoom=0.5", "greater than or equal to 1"]),
-        (["model=reseg", "model.cell=gro"], ["model.cell='gro'", "'elman', 'gru' or 'lstm'"]),
+        (["model=reseg", "model.cell=gro"], ["model.cell='gro'", "'gru', 'lstm' or 'mingru'"]),
         (
             ["model._target_=segsweep.models.unet.Unet"],
             ["model._target_='segsweep.models.unet.Unet' cannot be imported"],
