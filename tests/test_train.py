@@ -23,8 +23,8 @@ from segsweep.run import ConfigError, read_record
 from segsweep.task import NotFiniteError
 from segsweep.train import redact_overrides, train
 from tests.conftest import FOLDER, TINY, loss_overrides, options
+from tests.narrow import NARROW
 
-NARROW = {"dense_autoencoder": "model.hidden_size=8"}  # models without widths
 ORIGIN = {"choices": {"model": "unet", "data": "digits"}, "overrides": [], "sweep": None}
 
 
@@ -53,7 +53,7 @@ def timeless(metrics: dict) -> dict:
 
 @pytest.mark.parametrize("model", options("model"))
 def test_a_run_leaves_a_whole_folder(start, model):
-    folder = start("run", f"model={model}", NARROW.get(model, "model.widths=[4,8]"))
+    folder = start("run", f"model={model}", *NARROW.get(model, ()))
     record = read_record(folder)
     assert record["status"] == "completed"
     for key in (

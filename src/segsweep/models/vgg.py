@@ -39,8 +39,12 @@ class VGG16Trunk(nn.Module):
                 layers += [nn.Conv2d(i, o, 3, padding=1), nn.ReLU(inplace=True)]
             layers.append(nn.MaxPool2d(2, ceil_mode=True))
         self.features = nn.Sequential(*layers[:-1])  # numbered as torchvision's, so that its file fits
+        for layer in self.features:
+            if isinstance(layer, nn.Conv2d):  # without normalisation, torch's own start shrinks the maps at every layer
+                nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+                nn.init.zeros_(layer.get_parameter("bias"))
         if weights is not None:
-            self._load(in_channels)
+            self._load()
         self.features.requires_grad_(not is_frozen)
 
     def forward(self, image: Tensor) -> list[Tensor]:
@@ -53,7 +57,7 @@ class VGG16Trunk(nn.Module):
             x = layer(x)
         return [*maps, x]
 
-    def _load(self, in_channels: int) -> None:
+    def _load(self) -> None:
         try:
             state = torch.hub.load_state_dict_from_url(_URL, progress=False, check_hash=True, weights_only=True)
         except (URLError, OSError) as error:
