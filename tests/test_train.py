@@ -51,6 +51,38 @@ def timeless(metrics: dict) -> dict:
     return {key: value for key, value in metrics.items() if key != "train/images_per_s"}
 
 
+FROZEN = ["model=reseg_vgg", *NARROW["reseg_vgg"], "augment=none"]
+
+
+def test_features_of_a_frozen_encoder_are_computed_once_and_change_nothing(start, monkeypatch):
+    from segsweep.models.vgg import VGG16Trunk
+
+    seen, forward = [], VGG16Trunk.forward
+
+    def counted(self, image):
+        if not image.is_meta and image.shape[-1] == 48:
+            seen.append(len(image))
+        return forward(self, image)
+
+    monkeypatch.setattr(VGG16Trunk, "forward", counted)
+    once = history(start("once", *FROZEN))
+    num_once = sum(seen)
+    seen.clear()
+    monkeypatch.setattr("segsweep.task.frozen_features", lambda *_: None)
+    anew = history(start("anew", *FROZEN))
+    assert sum(seen) - num_once == 12  # 12 training images: once instead of in each of two epochs
+    for a, b in zip(once, anew, strict=True):
+        assert a == pytest.approx(b, abs=1e-4, nan_ok=True)
+
+
+def test_features_are_computed_anew_where_images_change(start, caplog):
+    with caplog.at_level("INFO"):
+        start("augmented", *FROZEN, "augment=light")
+        assert "features of the frozen encoder" not in caplog.text
+        start("still", *FROZEN)
+        assert "features of the frozen encoder: computed once" in caplog.text
+
+
 @pytest.mark.parametrize("model", options("model"))
 def test_a_run_leaves_a_whole_folder(start, model):
     folder = start("run", f"model={model}", *NARROW.get(model, ()))

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
+from segsweep.features import frozen_features
 from segsweep.metrics import Confusion, Counts, ImageCounts, best_is, summarise
 from segsweep.models.blocks import resize_to
 from segsweep.rng import mix
@@ -65,6 +66,7 @@ class Task(pl.LightningModule):
         self.eval_counts = ImageCounts(spec.num_classes, spec.ignore_index)
         self.test_stage = "test"
         self.train_images_per_s: list[float] = []
+        self._features: Tensor | None = None  # of a frozen encoder, for every training image
         self._sums: dict[str, Tensor] = {}
         self._images = 0
         self._epoch_start = self._epoch_end = 0.0
@@ -84,6 +86,16 @@ class Task(pl.LightningModule):
         interval = {"interval": "epoch", "monitor": self.monitor} if plateau else {"interval": "step"}
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, **interval}}
 
+    def on_train_start(self) -> None:
+        """Computes what a frozen encoder makes of the training images, if they are the same in every epoch."""
+        encoder: Any = getattr(self.model, "encoder", None)
+        if not getattr(encoder, "is_frozen", False):
+            return
+        batches = self.trainer.datamodule.still_train_batches()  # type: ignore[attr-defined]
+        if batches is not None:
+            with self.trainer.precision_plugin.forward_context():
+                self._features = frozen_features(encoder, batches, len(batches.split.items))
+
     def on_train_epoch_start(self) -> None:
         """Restarts the random state from (seed, epoch), so that a continued run draws what it would have drawn."""
         torch.manual_seed(mix(self.seed, "epoch", self.current_epoch))
@@ -93,7 +105,11 @@ class Task(pl.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """One step: the loss, nothing else that the host has to wait for."""
-        output = self.model(batch.image)
+        if self._features is None:
+            output = self.model(batch.image)
+        else:
+            model: Any = self.model  # a segmenter that freezes its encoder has ``decode``
+            output = model.decode(self._features[batch.index], batch.image)
         terms = self.loss(output, batch)
         self._refuse_nan(terms, batch)
         self._add(terms, batch)

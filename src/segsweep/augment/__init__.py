@@ -82,6 +82,11 @@ class Augment:
         self.moves = self._geometry.moves  # whether geometry changes anything; where a crop lies does not count
         self.mixes = self._mixing.mixes  # whether any image can get a partner
 
+    @property
+    def is_identity(self) -> bool:
+        """Whether images come out as they are."""
+        return not (self.moves or self._intensity.changes or self.mixes)
+
     def reach(self, out: tuple[int, int]) -> tuple[int, int]:
         """Size of a source window that holds all that an output of size ``out`` can need, whatever the draws.
 

@@ -133,6 +133,11 @@ class DataModule(pl.LightningDataModule):
         """Augmented batches in a new order each epoch."""
         return TrainBatches(self, self._device())
 
+    def still_train_batches(self) -> EvalBatches | None:
+        """The training images in order, if every epoch shows them as they are: whole and not augmented."""
+        is_still = self.crop is None and self.augment.is_identity and self.store.splits["train"].size is not None
+        return EvalBatches(self, "train", self._device()) if is_still else None
+
     def val_dataloader(self) -> EvalBatches:
         """Whole images in order, masks at native size."""
         return EvalBatches(self, "val", self._device())

@@ -112,5 +112,8 @@ class ReSegVGG(nn.Module):
 
     def forward(self, image: Tensor) -> SegmenterOutput:
         """Segments a batch of images."""
-        x = self.sweeps(self.encoder(image)[-1])
-        return SegmenterOutput(resize_to(self.head(self.ups(x)), image))
+        return self.decode(self.encoder(image)[-1], image)
+
+    def decode(self, features: Tensor, image: Tensor) -> SegmenterOutput:
+        """Segments images whose features are known: those of a frozen trunk need computing once."""
+        return SegmenterOutput(resize_to(self.head(self.ups(self.sweeps(features))), image))
