@@ -42,6 +42,22 @@ def test_help_has_an_example_and_the_choices():
     assert f"  model        {', '.join(options('model'))}\n" in text
 
 
+@pytest.mark.parametrize("name", options("experiment"))
+def test_an_experiment_is_free_of_mistakes(composer, name, tmp_path):
+    """Its first job, and the options that it sweeps; without its files, and without weights that have to be fetched."""
+    given = [f"experiment={name}", "trainer.accelerator=cpu"]
+    cfg = composer(*given, hydra=True)
+    if "root" in list(cfg.data):  # `in` says no where a value is missing
+        given.append(f"data.root={tmp_path}")
+    if cfg.model.get("trunk_weights"):
+        given.append("model.trunk_weights=null")
+    swept = {key: str(values).split(",") for key, values in (cfg.hydra.sweeper.get("params") or {}).items()}
+    lines = value_mistakes(composer, *given, *(f"{key}={values[0]}" for key, values in swept.items()))
+    assert [line for line in lines if not line.startswith(f"E-ROOT data.root={tmp_path}")] == []
+    for group in swept.keys() & {"model", "loss"}:
+        assert set(swept[group]) <= set(options(group))
+
+
 def test_completion_knows_options():
     environment = {**os.environ, "COMP_LINE": "segsweep model=", "COMP_POINT": "15"}
     executable = Path(sys.executable).parent / "segsweep"
