@@ -5,7 +5,6 @@ NARROW = {
     "conv_autoencoder": ["model.widths=[8,16,32]", "model.latent_channels=16"],
     "deeplabv3plus": [*_SMALL_ENCODER, "model.options={decoder_channels:16}"],
     "denoising_autoencoder": ["model.widths=[8,16,32]", "model.latent_channels=16"],
-    "dense_autoencoder": ["model.hidden_size=32"],
     "dense_cnn": ["model.widths=[4,8]", "model.hidden_size=64"],
     "dense_cnn_16_32": ["model.widths=[4,8]", "model.hidden_size=64"],
     "dense_cnn_32_64_128": ["model.widths=[4,8,8]", "model.hidden_size=64"],
