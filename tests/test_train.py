@@ -28,6 +28,11 @@ from tests.narrow import NARROW
 ORIGIN = {"choices": {"model": "unet", "data": "digits"}, "overrides": [], "sweep": None}
 
 
+def quick_ones(group, *names):
+    """All options of a group; whole runs with those that are not named are slow."""
+    return [pytest.param(name, marks=[] if name in names else pytest.mark.slow) for name in options(group)]
+
+
 @pytest.fixture
 def start(composer, tmp_path):
     """``start("folder", *overrides)`` trains there and returns the folder."""
@@ -83,7 +88,7 @@ def test_features_are_computed_anew_where_images_change(start, caplog):
         assert "features of the frozen encoder: computed once" in caplog.text
 
 
-@pytest.mark.parametrize("model", options("model"))
+@pytest.mark.parametrize("model", quick_ones("model", "unet", "gated_sweep", "vae", "segformer"))
 def test_a_run_leaves_a_whole_folder(start, model):
     folder = start("run", f"model={model}", *NARROW.get(model, ()))
     record = read_record(folder)
@@ -275,7 +280,7 @@ def test_other_optimizers_and_schedules_train(start, overrides):
     assert all(math.isfinite(line["train/loss"]) for line in lines)
 
 
-@pytest.mark.parametrize("loss", options("loss"))
+@pytest.mark.parametrize("loss", quick_ones("loss", "ce_dice", "lovasz", "boundary", "ncut"))
 def test_every_loss_trains_an_autoencoder(start, loss):
     lines = history(start("run", "model=conv_autoencoder", "model.widths=[4,8]", *loss_overrides(loss)))
     assert "val/loss/reconstruction" in lines[0]
