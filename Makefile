@@ -3,6 +3,7 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; 
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 BIN := .venv/bin
 SOURCES := src tests
+PARALLEL := --numprocesses auto --maxprocesses 8 --dist worksteal
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-all lint format tensorboard clean
@@ -15,10 +16,10 @@ demo: $(BIN)/.installed ## compare three families of segmenters on embedded data
 	$(BIN)/segsweep-report outputs/sweeps/families
 
 test: $(BIN)/.installed ## run the tests (those marked slow are left out and counted)
-	$(BIN)/pytest -m "not slow"
+	$(BIN)/pytest $(PARALLEL) -m "not slow"
 
 test-all: $(BIN)/.installed ## run all tests
-	$(BIN)/pytest
+	$(BIN)/pytest $(PARALLEL)
 
 lint: $(BIN)/.installed ## check style, formatting and types
 	$(BIN)/ruff check $(SOURCES)

@@ -57,7 +57,7 @@ def sequential(line, x):
 
 
 @pytest.mark.parametrize(("dtype", "bound"), BOUNDS)
-@pytest.mark.parametrize("steps", [1, 5, 60, 128])
+@pytest.mark.parametrize("steps", [1, 5, 16, 17, 60, 128])  # shorter and longer than a chunk
 def test_a_sweep_equals_the_loop_forward_and_backward(dtype, bound, steps):
     torch.manual_seed(0)
     line = LineSweep(16, 4, "on").to(dtype)

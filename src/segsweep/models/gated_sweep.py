@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from segsweep.models.blocks import ConvEncoder, conv_block, repeat_to
 from segsweep.models.cells import Recurrence
-from segsweep.models.scan import sweep_matrix
+from segsweep.models.scan import matrix_scan
 from segsweep.types import SegmenterOutput
 
 _SHORTEST, _LONGEST = 1.0, 64.0  # steps that a head remembers at the start, spread geometrically over the heads
@@ -84,8 +84,7 @@ class LineSweep(nn.Module):
         num, steps, features = v_BTD.shape
         v_BGTd = v_BTD.view(num, steps, self.num_heads, -1).transpose(1, 2)
         enter = (-torch.expm1(2 * log_a_BGT)).sqrt()[..., None]  # expm1: exact where a is close to 1
-        matrix = sweep_matrix(log_a_BGT, self.reverse).to(v_BTD.dtype)
-        h_BGTd = matrix @ (enter * v_BGTd).to(v_BTD.dtype)
+        h_BGTd = matrix_scan(log_a_BGT, (enter * v_BGTd).to(v_BTD.dtype), self.reverse)
         return h_BGTd.transpose(1, 2).reshape(num, steps, features)
 
 

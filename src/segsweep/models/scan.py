@@ -3,11 +3,14 @@
 Two forms, for two kinds of gates:
 
     per channel   ``linear_scan``: log2(T) steps of doubling, each elementwise over the whole sequence
-    per head      ``sweep_matrix``: h = M b with M[t, s] = a_(s+1) ... a_t, one batched matrix product
+    per head      ``matrix_scan``: h = M b with M[t, s] = a_(s+1) ... a_t, batched matrix products
 """
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+
+_CHUNK = 16  # steps: the matrices of a line of T steps have T x 16 entries instead of T x T
 
 
 def linear_scan(a: Tensor, b: Tensor) -> Tensor:
@@ -66,3 +69,45 @@ def sweep_matrix(log_a: Tensor, reverse: Tensor) -> Tensor:
     difference = position[..., :, None] - position[..., None, :]
     # -inf before exp, not 0 after it: what is not seen may overflow, and inf x 0 would be NaN in the gradient.
     return difference.masked_fill(~is_seen, -torch.inf).exp()
+
+
+def matrix_scan(log_a: Tensor, b: Tensor, reverse: Tensor) -> Tensor:
+    """Solves h_t = a_t h_(t-1) + b_t, or h_t = a_t h_(t+1) + b_t, with one factor for all features of a head.
+
+    Lines are cut into chunks: a matrix sweeps within each chunk, a second one carries the ends of the chunks on.
+
+    Args:
+        log_a: (B, heads, T) logarithms of the factors, 0 or less, float32 or float64.
+        b: (B, heads, T, D) inputs.
+        reverse: (heads,) bool, heads that run from the end to the beginning.
+
+    Returns:
+        (B, heads, T, D) in the dtype of ``b``.
+
+    Reference:
+        The block decomposition of Dao and Gu 2024, arXiv:2405.21060, section 6; chunks are carried by a matrix, too, as
+        lines of feature maps have few of them.
+
+    >>> half, ones = torch.full((1, 1, 3), 0.5).log(), torch.ones(1, 1, 3, 1)
+    >>> matrix_scan(half, ones, torch.tensor([True])).flatten().tolist()
+    [1.75, 1.5, 1.0]
+    """
+    num, heads, steps, features = b.shape
+    if steps <= _CHUNK:
+        return sweep_matrix(log_a, reverse).to(b.dtype) @ b
+    missing = -steps % _CHUNK  # filled up by steps that change nothing
+    log_a_BnGc = F.pad(log_a, (0, missing)).view(num, heads, -1, _CHUNK).transpose(1, 2)
+    b_BnGcD = F.pad(b, (0, 0, 0, missing)).view(num, heads, -1, _CHUNK, features).transpose(1, 2)
+    within = sweep_matrix(log_a_BnGc, reverse).to(b.dtype) @ b_BnGcD
+
+    until = log_a_BnGc.cumsum(dim=-1)
+    total = until[..., -1:]
+    is_back = reverse[:, None, None]
+    ends_BnGD = torch.where(is_back, within[..., :1, :], within[..., -1:, :]).squeeze(-2)
+    chunks = sweep_matrix(total.squeeze(-1).transpose(1, 2), reverse).to(b.dtype) @ ends_BnGD.transpose(1, 2)
+    # A chunk is entered by what has left the one before it; the first one by nothing.
+    before, after = F.pad(chunks[:, :, :-1], (0, 0, 1, 0)), F.pad(chunks[:, :, 1:], (0, 0, 0, 1))
+    entering_BnG1D = torch.where(is_back, after, before).transpose(1, 2).unsqueeze(-2)
+    decay = torch.where(reverse[:, None], total - until + log_a_BnGc, until).exp()[..., None].to(b.dtype)
+    h = torch.addcmul(within, decay, entering_BnG1D)
+    return h.transpose(1, 2).reshape(num, heads, -1, features)[:, :, :steps]
