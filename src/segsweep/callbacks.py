@@ -169,13 +169,22 @@ def write_examples(folder: Path, task: Task, batches: EvalBatches, worst: list[i
         Image.fromarray(picture).save(folder / f"worst-{rank}-{position:05d}.png")
 
 
+class LastStageStopping(EarlyStopping):
+    """Early stopping that looks at the epochs of the regime's last stage alone."""
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Checks the metric, if the last stage has begun."""
+        if pl_module.is_last_stage:
+            super().on_train_epoch_end(trainer, pl_module)
+
+
 def early_stopping(monitor: str, patience: int | None, threshold: float | None) -> list[EarlyStopping]:
     """Stops after ``patience`` epochs without a better value, or as soon as ``threshold`` is reached; None: never."""
     if patience is None and threshold is None:
         return []
     never = 2**31
     return [
-        EarlyStopping(
+        LastStageStopping(
             monitor,
             mode=best_is(monitor),
             patience=never if patience is None else patience,

@@ -231,6 +231,29 @@ def _try_model(plain: dict[str, Any], defaults: Defaults) -> list[str]:
     return _trial("model", plain["model"], defaults, build)
 
 
+def _try_regime(plain: dict[str, Any], defaults: Defaults) -> list[str]:
+    """Builds the regime, and holds it against a model without memory: some stages need an encoder."""
+    import torch
+
+    from segsweep.task import prepare
+    from segsweep.types import DataSpec
+
+    def build() -> None:
+        regime = make(plain["regime"])
+        data = plain.get("data") or {}
+        try:
+            names, mean, std = (tuple(data[key]) for key in ("class_names", "mean", "std"))
+            spec = DataSpec(names, data["in_channels"], data["ignore_index"], mean, std, data["size"])
+            with torch.device("meta"):
+                model = make(arguments(plain, "model"))
+        except Exception:  # the model and the data are told about where they are tried themselves
+            return
+        with torch.device("meta"):
+            prepare(regime, model, spec)
+
+    return _trial("regime", plain["regime"], defaults, build)
+
+
 def _try_parts(group: str) -> Callable[[dict[str, Any], Defaults], list[str]]:
     return lambda plain, defaults: _trial(group, plain[group], defaults, lambda: make(plain[group]))
 
@@ -242,7 +265,7 @@ _TRIALS: dict[str, Callable[[dict[str, Any], Defaults], list[str]]] = {
     "model": _try_model,
     "trainer": _try_trainer,
     "loss": _try_parts("loss"),
-    "regime": _try_parts("regime"),
+    "regime": _try_regime,
     "augment": _try_parts("augment"),
 }
 

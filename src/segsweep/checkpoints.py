@@ -97,9 +97,13 @@ class BestWeights(Checkpoint):
         self.sign = 1 if best_is(monitor) == "max" else -1
         self.epoch: int | None = None
         self.value = float("nan")
+        self.stage = 0  # of the regime, in which that epoch ended
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Saves the weights if they are the best so far; without any validation the newest count as the best.
+
+        An epoch that ends in a later stage of the regime is better than any that ended in an earlier one, which has
+        not learnt yet what the run is for.
 
         Raises:
             ValueError: the epoch was validated and the monitored metric is not among what was logged.
@@ -109,17 +113,18 @@ class BestWeights(Checkpoint):
             raise ValueError(f"monitor={self.monitor} was not logged. Set monitor to a metric that this model has")
         value = float("nan") if logged is None else float(logged)
         is_better = isnan(self.value) if isnan(value) else isnan(self.value) or self.sign * (value - self.value) > 0
-        if self.epoch is None or is_better:
-            self.epoch, self.value = trainer.current_epoch, value
+        stage: int = pl_module.stage_index  # type: ignore[assignment]
+        if self.epoch is None or stage > self.stage or is_better:
+            self.epoch, self.value, self.stage = trainer.current_epoch, value, stage
             self._save(pl_module.model)  # type: ignore[arg-type]
 
     def state_dict(self) -> dict[str, Any]:
         """What a continued run needs to know."""
-        return {"epoch": self.epoch, "value": self.value}
+        return {"epoch": self.epoch, "value": self.value, "stage": self.stage}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Takes up the best so far."""
-        self.epoch, self.value = state_dict["epoch"], state_dict["value"]
+        self.epoch, self.value, self.stage = state_dict["epoch"], state_dict["value"], state_dict["stage"]
 
     def restore(self, model: nn.Module) -> None:
         """Loads the best weights into a model of the same architecture.

@@ -172,6 +172,7 @@ def build(plain: dict[str, Any], model: nn.Module, folder: Path, resume_step: in
     task = Task(
         model,
         make(plain["loss"]),
+        data.regime,
         make_partial(plain["optimizer"]),
         make_partial(plain["scheduler"]),
         data.spec,

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from segsweep.data.windows import Windows, rare_classes
+from segsweep.regime import Images
 from segsweep.rng import mix, permutation, uniform
 from segsweep.types import Batch, DataSpec
 
@@ -36,6 +37,23 @@ class _Plan(NamedTuple):
     mixed: Tensor  # (M,) int64, positions in the batch that are mixed with a partner
     partner: Tensor  # (M,) int64
     is_partner_hidden: Tensor  # (M,) bool
+
+
+class _Share(NamedTuple):
+    """The images of one pool over an epoch, some in each batch."""
+
+    pool: Tensor  # int64, positions
+    num: int  # in a batch
+    order: Tensor  # int64, positions, batch after batch
+    num_images: int  # of the split
+
+    def batch(self, step: int) -> tuple[Tensor, Tensor]:
+        """Positions of the images of a step, and keys that tell one showing of an image in an epoch from the next."""
+        place = torch.arange(step * self.num, (step + 1) * self.num)
+        index = self.order[place]
+        if len(self.pool) == self.num_images:  # what only fills up the last batch is no new showing
+            return index, index
+        return index, index + place // len(self.pool) * self.num_images  # in the first pass: the index itself
 
 
 class _Cut(NamedTuple):
@@ -62,9 +80,9 @@ class TrainBatches:
         self.windows = Windows(split, device, data.storage)
         self.num_images = len(split.items)
         labelled = data.labelled()
-        self.pools = {"labelled": labelled, "all": torch.arange(self.num_images)}
         self.is_hidden = torch.ones(self.num_images, dtype=torch.bool)
         self.is_hidden[labelled] = False
+        self.labelled, self.unlabelled = labelled, self.is_hidden.nonzero()[:, 0]
         self.class_weight, self.is_rare = rare_classes(split.counts[labelled.numpy()])
         has_rare = torch.from_numpy(split.counts[:, :-1] > 0)[:, self.is_rare].any(dim=1)
         self.with_rare = labelled[has_rare[labelled]]
@@ -88,23 +106,26 @@ class TrainBatches:
             yield self._batch(plan, own, partners)
 
     def _plans(self) -> Iterator[_Plan]:
-        trainer = self.data.trainer
-        epochs = trainer.max_epochs if trainer and trainer.max_epochs and trainer.max_epochs > 0 else 1
-        order = {name: self._order(pool) for name, pool in self.pools.items()}
+        shares = {images: self._shares(images) for images in {stage.images for stage in self.data.stages()}}
         for step in range(len(self)):
-            stage = self.data.regime.stage_at(self.epoch * len(self) + step, epochs * len(self))
-            pool = self.pools[stage.images]
-            place = torch.arange(step * self.data.batch_size, (step + 1) * self.data.batch_size)
-            index = order[stage.images][place]
-            key = index
-            if len(pool) < self.num_images:  # what only fills up the last batch is no new showing
-                key = index + place // len(pool) * self.num_images  # in the first pass: the index itself
-            mixed, partner = self._partners(key, pool)
+            parts = shares[self.data.stage_at(self.epoch, step).images]
+            index, key = (torch.cat(columns) for columns in zip(*(part.batch(step) for part in parts), strict=True))
+            mixed, partner = self._partners(key, torch.cat([part.pool for part in parts]))
             yield _Plan(index, key, self.is_hidden[index], mixed, partner, self.is_hidden[partner])
 
-    def _order(self, pool: Tensor) -> Tensor:
-        """Positions of all images of this epoch, pass after pass: (len(self) * batch_size,) int64."""
-        needed = len(self) * self.data.batch_size
+    def _shares(self, images: Images) -> list[_Share]:
+        """What each batch of this epoch is made of, labelled images first."""
+        size = self.data.batch_size
+        every = torch.arange(self.num_images)
+        if images == "mixed" and len(self.unlabelled):
+            pools = [(self.labelled, size - size // 2), (self.unlabelled, size // 2)]
+        else:
+            pools = [(every if images == "all" else self.labelled, size)]
+        return [_Share(pool, num, self._order(pool, num), self.num_images) for pool, num in pools if num]
+
+    def _order(self, pool: Tensor, num: int) -> Tensor:
+        """Positions of all images of this epoch, pass after pass, ``num`` for each batch: (len(self) * num,) int64."""
+        needed = len(self) * num
         passes = [
             pool[permutation(len(pool), self.data.seed, "order", self.epoch, i)] for i in range(-(-needed // len(pool)))
         ]

@@ -17,7 +17,7 @@ from segsweep.data.source import Source
 from segsweep.data.storage import Store, open_store
 from segsweep.data.windows import Storage
 from segsweep.hints import override, written
-from segsweep.regime import Regime
+from segsweep.regime import Regime, Stage
 from segsweep.rng import permutation
 from segsweep.types import DataSpec
 
@@ -128,6 +128,36 @@ class DataModule(pl.LightningDataModule):
         if size is None:
             raise ValueError("images of different sizes need data.crop or data.size")
         return size
+
+    def stages(self) -> list[Stage]:
+        """The stages of training, in order."""
+        return list(self.regime.stages.values())
+
+    def stage_at(self, epoch: int, batch: int) -> Stage:
+        """The stage that a training batch belongs to."""
+        return self.stages()[self.stage_index(epoch, batch)]
+
+    def stage_index(self, epoch: int, batch: int) -> int:
+        """Position in ``stages`` of the stage that a training batch belongs to."""
+        per_epoch, total = self._planned_batches()
+        return self.regime.index_at(epoch * per_epoch + batch, total)
+
+    def stage_bounds(self) -> list[tuple[int, int]]:
+        """First training batch and end of each stage, counted over all epochs."""
+        return self.regime.bounds(self._planned_batches()[1])
+
+    def _planned_batches(self) -> tuple[int, int]:
+        """Training batches of an epoch and of the whole training."""
+        per_epoch = -(-len(self.store.splits["train"].items) // self.batch_size)
+        trainer = self.trainer
+        if trainer is None or not trainer.max_epochs or trainer.max_epochs < 0:
+            return per_epoch, per_epoch
+        if trainer.num_training_batches != float("inf"):  # known once training begins; fewer if limited
+            per_epoch = int(trainer.num_training_batches)
+        total = trainer.max_epochs * per_epoch
+        if trainer.max_steps >= 0:
+            total = min(total, trainer.max_steps * trainer.accumulate_grad_batches)
+        return per_epoch, total
 
     def train_dataloader(self) -> TrainBatches:
         """Augmented batches in a new order each epoch."""

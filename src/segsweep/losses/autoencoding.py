@@ -23,6 +23,7 @@ class Reconstruction(nn.Module):
     """
 
     is_auxiliary = True
+    needs_labels = False
     mean: Tensor
     std: Tensor
 
@@ -67,6 +68,7 @@ class Divergence(nn.Module):
     """
 
     is_auxiliary = True
+    needs_labels = False
     step: Tensor
 
     def __init__(self, warmup_steps: Annotated[int, Ge(0)]) -> None:

@@ -38,6 +38,7 @@ class NormalisedCut(nn.Module):
     1.0
     """
 
+    needs_labels = False
     mean: Tensor
     std: Tensor
 

@@ -1,7 +1,7 @@
 """The loss of a run: a weighted sum of named terms."""
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Annotated
 
 import torch
@@ -17,7 +17,8 @@ class WeightedSum(nn.Module):
     Args:
         terms: name -> factor, 0 or more; a term with factor 0 is not computed.
         **definitions: name -> module (output, batch) -> scalar, or None where the term does not apply to the model. One
-            for each name in ``terms``. A module with ``is_auxiliary = True`` trains no logits.
+            for each name in ``terms``. A module with ``is_auxiliary = True`` trains no logits, one with
+            ``needs_labels = False`` looks at images alone.
 
     Returns:
         dict with ``total`` and the unweighted value of each term that is computed, all scalar float32.
@@ -50,8 +51,24 @@ class WeightedSum(nn.Module):
 
     def forward(self, output: SegmenterOutput, batch: Batch) -> dict[str, Tensor]:
         """Evaluates every term that is switched on and applies."""
-        values = {name: term(output, batch) for name, term in self.terms.items()}
+        return self._add_up(self.terms.items(), output, batch)
+
+    def without_labels(self, output: SegmenterOutput, batch: Batch) -> dict[str, Tensor]:
+        """Evaluates only the terms that need no label.
+
+        Raises:
+            ValueError: there is none that applies.
+        """
+        terms = ((name, term) for name, term in self.terms.items() if not getattr(term, "needs_labels", True))
+        return self._add_up(terms, output, batch)
+
+    def _add_up(
+        self, terms: Iterable[tuple[str, nn.Module]], output: SegmenterOutput, batch: Batch
+    ) -> dict[str, Tensor]:
+        values = {name: term(output, batch) for name, term in terms}
         values = {name: value for name, value in values.items() if value is not None}
+        if not values:
+            raise ValueError("terms: none of them applies; give one a factor, e.g. loss.terms.reconstruction=0.1")
         total = torch.stack([self.factors[name] * value for name, value in values.items()]).sum()
         return {"total": total, **values}
 
