@@ -179,9 +179,10 @@ def test_datasets_are_panels_of_one_picture(write, tmp_path):
         folder = tmp_path / "sweep" / f"other{fraction}"
         write_record(folder, 0.5, fraction=fraction, data={**DATA, "fingerprint": "d2", "labelled_fraction": fraction})
     section = label_efficiency(compare(find_records([tmp_path / "sweep"]), "test/miou"))
-    assert len(section.parts) == 2
     panels = [panel for part in section.parts for panel in part.panels]
-    assert curve.draw(panels, columns=3).count(b'id="axes_') == 2
+    assert len(panels) == 2
+    for drawn in (panels, panels * 2):  # four panels leave two places of six empty
+        assert curve.draw(drawn, columns=3).count(b'id="axes_') == len(drawn)
 
 
 def test_names_from_records_do_no_harm_in_the_picture(write):

@@ -70,16 +70,18 @@ def draw(panels: Sequence[Panel], columns: int) -> bytes:
     columns = min(columns, len(panels))
     rows = ceil(len(panels) / columns)
     levels = [panel.level[1] for panel in panels if panel.level]  # grey, like a reference
-    names = list(dict.fromkeys(levels[:1] + [line.name for panel in panels for line in panel.lines]))
+    names = list(dict.fromkeys(levels + [line.name for panel in panels for line in panel.lines]))
     layout = ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.08)  # inches
     with mpl.rc_context(_STYLE):
-        figure = Figure(figsize=(7.2 if columns == 1 else 4.6 * columns, 4.2 * rows + 0.3), layout=layout)
-        grid = figure.subplots(rows, columns, squeeze=False).flat
+        width = 7.2 if columns == 1 else 4.6 * columns  # inches
+        entries = max(1, int(width * 14 / (max(map(len, names)) + 5)))  # of the legend in a row, from its letters
+        figure = Figure(figsize=(width, 4.2 * rows + 0.2 * ceil(len(names) / entries)), layout=layout)
+        grid = list(figure.subplots(rows, columns, squeeze=False).flat)
         for axes, panel in zip(grid, panels, strict=False):
             _draw_panel(axes, panel, names)
-        for axes in list(grid)[len(panels) :]:
+        for axes in grid[len(panels) :]:
             axes.remove()
-        _legend(figure)
+        _legend(figure, entries)
         file = io.BytesIO()
         figure.savefig(file, format="svg", facecolor="white", metadata={"Date": None, "Creator": None})
     return file.getvalue()
@@ -128,13 +130,12 @@ def _look(index: int) -> dict[str, Any]:
     }
 
 
-def _legend(figure: "Figure") -> None:
+def _legend(figure: "Figure", entries: int) -> None:
     """One entry for each name, whatever number of panels it is in."""
     drawn = [axes.get_legend_handles_labels() for axes in figure.axes]
     found = {name: handle for handles, names in drawn for handle, name in zip(handles, names, strict=True)}
-    per_row = max(1, int(figure.get_figwidth() * 14 / (max(map(len, found)) + 5)))
     figure.legend(
-        list(found.values()), list(found), loc="outside upper left", ncols=min(per_row, len(found)), frameon=False,
+        list(found.values()), list(found), loc="outside upper left", ncols=min(entries, len(found)), frameon=False,
         fontsize=9, handlelength=2.2, columnspacing=1.4,
     )  # fmt: skip
 
