@@ -38,6 +38,7 @@ HEAVY = {
     "numpy",
     "scipy",
     "sklearn",
+    "matplotlib",
     "pydantic",
 }
 
@@ -96,6 +97,8 @@ LIGHT = [
     "hints",
     "report.runs",
     "report.leaderboard",
+    "report.label_efficiency",
+    "report.compression",
     "config",
     "command",
     "train",

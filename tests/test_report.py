@@ -111,6 +111,25 @@ def test_names_tell_configurations_apart(write):
     assert names[:2] == ["optimizer.lr=0.01", "optimizer.lr=0.02"]
 
 
+def test_equal_choices_are_told_apart_by_what_nobody_typed(write):
+    write("a", "unet", 0, 0.8)
+    write("b", "unet", 0, 0.7, lr=0.02)
+    sweep = write("c", "reseg", 0, 0.6)
+    assert [row["configuration"] for row in table(sweep)] == [
+        "model=unet optimizer.lr=0.01", "model=unet optimizer.lr=0.02", "model=reseg optimizer.lr=0.01",
+    ]  # fmt: skip
+
+
+def test_keys_below_a_differing_choice_tell_twins_apart(write):
+    widths = [{"model": {"_target_": "unet", "widths": [n]}, "seed": 0, "loss": {"terms": {}}} for n in (4, 8)]
+    write("a", "unet", 0, 0.8, config=widths[0], fingerprint_without_seed="w4")
+    write("b", "unet", 0, 0.7, config=widths[1], fingerprint_without_seed="w8")
+    sweep = write("c", "reseg", 0, 0.6, config={**widths[0], "model": {"_target_": "reseg"}})
+    assert [row["configuration"] for row in table(sweep)] == [
+        "model=unet model.widths=[4]", "model=unet model.widths=[8]", "model=reseg",
+    ]  # fmt: skip
+
+
 def test_a_repetition_is_not_another_seed(write):
     write("a", "unet", 0, 0.8)
     write("b", "unet", 0, 0.8)

@@ -1,8 +1,6 @@
 """``segsweep-report``: ranks the configurations of run folders, with their spread over seeds and their cost."""
 
 import argparse
-import csv
-import io
 import json
 import os
 import sys
@@ -11,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
 from segsweep.files import write_atomic
+from segsweep.report.compression import compression
+from segsweep.report.label_efficiency import label_efficiency
 from segsweep.report.runs import Comparison, Configuration, compare, find_records
+from segsweep.report.table import Table, clean, csv_text, number
 
 RANK_BY = "test/miou"
 _MATCHED = 0.05  # of the smaller number of parameters
@@ -28,24 +27,38 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="segsweep-report",
         description="Ranks the runs in and below folders by test/miou, grouped over seeds, and writes "
-        "report/leaderboard.md, .csv and .json.",
+        "report/leaderboard.md, .csv and .json. Beside it: label_efficiency.md, .csv and .svg of runs at several "
+        "labelled fractions, compression.md, .csv and .svg of runs with codes of several sizes.",
         epilog="example: segsweep-report outputs/sweeps/families",
     )
     parser.add_argument("folders", nargs="+", type=Path, metavar="DIR", help="run or sweep folders")
     parser.add_argument("--out", type=Path, help="where to write (default: report/ in the folder that holds them all)")
+    parser.add_argument(
+        "--reference",
+        metavar="ARM",
+        help="name of the arm that the others are compared with at each labelled fraction (default: regime=supervised)",
+    )
     options = parser.parse_args(arguments)
     try:
         comparisons = compare(find_records(options.folders), RANK_BY)
         out = options.out or _common_folder(options.folders) / "report"
+        found = (label_efficiency(comparisons, options.reference), compression(comparisons))
+        sections = [section for section in found if section]
         write_report(comparisons, out)
+        for section in sections:
+            section.write(out)
     except (OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
     console = Console(soft_wrap=False, width=None if sys.stdout.isatty() else 140)
     for comparison in comparisons:
-        console.print(_screen_table(comparison))
+        console.print(_table(comparison).screen())
         console.print(_notes(comparison), markup=False, highlight=False)
-    console.print(f"written: {out}/leaderboard.md, .csv, .json", markup=False, highlight=False)
+    for section in sections:
+        section.show(console)
+    written = [f"{out}/leaderboard.md, .csv, .json", *(f"{out}/{section.name}.md, .csv, .svg" for section in sections)]
+    for line in written:
+        console.print(f"written: {line}", markup=False, highlight=False)
 
 
 def write_report(comparisons: list[Comparison], out: Path) -> None:
@@ -73,14 +86,14 @@ def _rows(comparison: Comparison) -> list[tuple[str, ...]]:
                 str(rank) if score is not None else "-",
                 row.name,
                 str(row.runs[0].get("family") or "-"),
-                _number(score, ".4f"),
-                _number(row.deviation(RANK_BY), ".4f"),
+                number(score, ".4f"),
+                number(row.deviation(RANK_BY), ".4f"),
                 str(len(row.completed)),
-                _number(row.average("val/miou"), ".4f"),
-                _number(parameters and parameters / 1e6, ".3f"),
-                _number(row.average("images_per_s.train"), ",.0f"),
-                _number(row.average("images_per_s.inference"), ",.0f"),
-                _number(minutes and minutes / 60, ".2f"),
+                number(row.average("val/miou"), ".4f"),
+                number(parameters and parameters / 1e6, ".3f"),
+                number(row.average("images_per_s.train"), ",.0f"),
+                number(row.average("images_per_s.inference"), ",.0f"),
+                number(minutes and minutes / 60, ".2f"),
                 _state(row),
             )
         )
@@ -101,32 +114,16 @@ def _state(row: Configuration) -> str:
     return ", ".join(f"{num} {what}" for what, num in others.items()) or "completed"
 
 
-def _title(comparison: Comparison) -> str:
-    data = comparison.data
-    if data is None:
-        return "Runs that stopped before they read their data"
-    sizes = ", ".join(f"{num:,} {split}" for split, num in data["split_sizes"].items())
-    labelled = data["labelled_fraction"]
-    some = "" if labelled == 1 else f", {labelled:.0%} labelled"
-    first = comparison.configurations[0].runs[0]
-    name = first["choices"].get("data", "data")
-    height, width = data["size"]
-    num_tested = first.get("images_tested")
-    tested = "" if num_tested in (None, data["split_sizes"]["test"]) else f", scored on {num_tested} test images only"
-    return f"{name}: {sizes} images of {height}x{width} pixels, {len(data['class_names'])} classes{some}{tested}"
-
-
 def _notes(comparison: Comparison) -> str:
     """Floors, and how the runs were computed: what a reader must know before comparing numbers."""
     floors = comparison.floors
     lines = [
-        f"floor: {name.replace('_', ' ')}  test mIoU {_number(floors[name].get(RANK_BY), '.4f')}"
+        f"floor: {name.replace('_', ' ')}  test mIoU {number(floors[name].get(RANK_BY), '.4f')}"
         for name in ("most_frequent", "location_prior")
         if name in floors
     ]
-    runs = [run for row in comparison.configurations for run in row.runs]
     for what in ("precision", "device", "threads"):
-        found = sorted({str(run[what]) for run in runs if run.get(what) is not None})
+        found = sorted({str(run[what]) for run in comparison.runs if run.get(what) is not None})
         lines.append(f"{what}: {', '.join(found)}" + (" (differs between runs)" if len(found) > 1 else ""))
     lines += _size_note(comparison)
     lines += [f"reconstruction term: {text}" for text in _reconstruction(comparison)]
@@ -154,37 +151,26 @@ def _reconstruction(comparison: Comparison) -> list[str]:
     ]
 
 
-def _screen_table(comparison: Comparison) -> Table:
-    table = Table(title=escape(_title(comparison)), title_justify="left")
-    for name in _HEADER:
-        is_text = name in ("configuration", "family", "state")
-        # Headers break between words, names of configurations do not: they are what one looks for.
-        header = name.replace(" ", "\n", 1)
-        table.add_column(header, justify="left" if is_text else "right", no_wrap=name == "configuration")
-    for row in _rows(comparison):
-        table.add_row(*(escape(cell) for cell in row))  # [16,32] is a value, not markup
-    return table
+def _table(comparison: Comparison) -> Table:
+    return Table(comparison.title, _HEADER, _rows(comparison), ("configuration", "family", "state"))
 
 
 def _markdown(comparisons: list[Comparison]) -> str:
     parts = []
     for comparison in comparisons:
-        lines = [f"## {_clean(_title(comparison))}", "", f"| {' | '.join(_HEADER)} |", f"|{'---|' * len(_HEADER)}"]
-        lines += [f"| {' | '.join(_clean(cell) for cell in row)} |" for row in _rows(comparison)]
-        lines += ["", *(f"- {_clean(line)}" for line in _notes(comparison).splitlines()), ""]
+        lines = [f"## {clean(comparison.title)}", "", _table(comparison).markdown()]
+        lines += ["", *(f"- {clean(line)}" for line in _notes(comparison).splitlines()), ""]
         parts.append("\n".join(lines))
     return "\n".join(parts)
 
 
 def _csv(comparisons: list[Comparison]) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(("data", *_HEADER))
-    for comparison in comparisons:
-        fingerprint = (comparison.data or {}).get("fingerprint", "")[:12]
-        for row in _rows(comparison):
-            writer.writerow([_inert(cell) for cell in (fingerprint, *row)])
-    return text.getvalue()
+    rows = [
+        ((comparison.data or {}).get("fingerprint", "")[:12], *row)
+        for comparison in comparisons
+        for row in _rows(comparison)
+    ]
+    return csv_text(("data", *_HEADER), rows)
 
 
 def _json(comparisons: list[Comparison]) -> str:
@@ -214,20 +200,6 @@ def _json(comparisons: list[Comparison]) -> str:
             {"data": comparison.data, "floors": comparison.floors, "ranked_by": RANK_BY, "configurations": rows}
         )
     return json.dumps(result, indent=1) + "\n"
-
-
-def _number(value: float | None, form: str) -> str:
-    return "-" if value is None else format(value, form)
-
-
-def _clean(text: str) -> str:
-    """Text from a record in a Markdown cell: no cell borders, no control characters."""
-    return "".join(c for c in text if c.isprintable()).replace("|", "\\|").replace("<", "&lt;")
-
-
-def _inert(cell: str) -> str:
-    """A CSV cell that no spreadsheet takes for a formula."""
-    return f"'{cell}" if cell[:1] in ("=", "+", "@") or (cell[:1] == "-" and len(cell) > 1) else cell
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """Finds run folders, reads their records and groups them into configurations."""
 
+import json
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -62,6 +63,33 @@ class Comparison:
     floors: dict[str, dict[str, float]]
     configurations: list[Configuration]
 
+    @property
+    def runs(self) -> list[Record]:
+        """All records, by configuration."""
+        return [run for row in self.configurations for run in row.runs]
+
+    @property
+    def name(self) -> str:
+        """The option of the data group that was chosen."""
+        return str(self.runs[0]["choices"].get("data", "data"))
+
+    @property
+    def title(self) -> str:
+        """The data in one line: sizes of the splits, of the images, classes, what is labelled and what was tested."""
+        if self.data is None:
+            return "Runs that stopped before they read their data"
+        sizes = ", ".join(f"{num:,} {split}" for split, num in self.data["split_sizes"].items())
+        fractions = sorted({run["data"]["labelled_fraction"] for run in self.runs if run.get("data")})
+        labelled = " to ".join(f"{fraction * 100:.3g}%" for fraction in dict.fromkeys((fractions[0], fractions[-1])))
+        height, width = self.data["size"]
+        num_tested = self.runs[0].get("images_tested")
+        all_tested = num_tested in (None, self.data["split_sizes"]["test"])
+        return (
+            f"{self.name}: {sizes} images of {height}x{width} pixels, {len(self.data['class_names'])} classes"
+            + ("" if fractions == [1] else f", {labelled} labelled")
+            + ("" if all_tested else f", scored on {num_tested} test images only")
+        )
+
 
 def find_records(folders: Iterable[Path]) -> list[Record]:
     """Reads the records in and below folders, each once.
@@ -100,6 +128,25 @@ def compare(records: Iterable[Record], rank_by: str) -> list[Comparison]:
     return [_comparison(group, rank_by) for group in comparable.values()]
 
 
+def group(records: Iterable[Record], besides: Iterable[str]) -> list[tuple[str, list[Record]]]:
+    """Groups records that differ in nothing but the seed and some other keys.
+
+    Args:
+        records: on the same data.
+        besides: dotted keys, the others in which the members of a group may differ.
+
+    Returns:
+        For each group the name of what sets it apart, and its records in the order given.
+    """
+    ignored = (*_NOT_IN_NAMES, *besides)
+    same: dict[str, list[Record]] = defaultdict(list)
+    for record in records:
+        flat = {key: value for key, value in flatten(record["config"]).items() if key not in ignored}
+        same[json.dumps(flat, sort_keys=True)].append(record)
+    groups = list(same.values())
+    return list(zip(_names([runs[0] for runs in groups], ignored), groups, strict=True)) if groups else []
+
+
 def _comparison(records: list[Record], rank_by: str) -> Comparison:
     same: dict[str, list[Record]] = defaultdict(list)
     for record in records:
@@ -118,7 +165,7 @@ def _comparison(records: list[Record], rank_by: str) -> Comparison:
     return Comparison(first.get("data"), first.get("floors", {}), sorted(rows, key=rank))
 
 
-def _names(records: list[Record]) -> list[str]:
+def _names(records: list[Record], ignored: Iterable[str] = _NOT_IN_NAMES) -> list[str]:
     """Names configurations by the group choices and keys in which they differ."""
     choices = [{k: v for k, v in r["choices"].items() if k != "experiment"} for r in records]
     differing = [k for k in choices[0] if len({c.get(k) for c in choices}) > 1]
@@ -129,7 +176,7 @@ def _names(records: list[Record]) -> list[str]:
     loose = [
         key
         for key in keys
-        if key not in _NOT_IN_NAMES
+        if key not in ignored
         and len({str(f.get(key)) for f in flat}) > 1
         and (key.split(".")[0] not in differing or any(key in t for t in typed))
     ]
@@ -138,12 +185,19 @@ def _names(records: list[Record]) -> list[str]:
     for choice, values in zip(choices, flat, strict=True):
         parts = [f"{k}={choice.get(k)}" for k in differing] + [f"{k}={values[k]}" for k in owned if k in values]
         names.append(" ".join(parts) or f"model={choice.get('model')}")
-    if len(set(names)) < len(names):  # what was typed does not tell them apart: say everything that differs
-        names = [
-            " ".join(f"{key}={f[key]}" for key in loose if key in f) or name
-            for name, f in zip(names, flat, strict=True)
-        ]
-    return names
+    return _told_apart(names, flat, ignored)
+
+
+def _told_apart(names: list[str], flat: list[dict[str, Any]], ignored: Iterable[str]) -> list[str]:
+    """Adds to equal names all keys in which their configs differ: what was typed did not tell them apart."""
+    twins: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for name, f in zip(names, flat, strict=True):
+        twins[name].append(f)
+    result = []
+    for name, f in zip(names, flat, strict=True):
+        keys = [k for k in sorted(f) if k not in ignored and len({str(other.get(k)) for other in twins[name]}) > 1]
+        result.append(" ".join([name, *(f"{key}={f[key]}" for key in keys)]))
+    return result
 
 
 def _limited_test(record: Record) -> int | None:

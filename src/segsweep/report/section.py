@@ -1,0 +1,76 @@
+"""One question of the report with its answer: a Markdown page, a CSV file and a picture."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+
+from segsweep.files import write_atomic
+from segsweep.report.curve import Panel, draw
+from segsweep.report.table import Table, clean, csv_text
+
+
+@dataclass(frozen=True)
+class Part:
+    """The answer for runs that may be compared with each other, that is, on one dataset.
+
+    Attributes:
+        title: names the data.
+        tables: in the order of reading.
+        sentences: what the tables say, in words.
+        notes: how the numbers were made.
+        panels: of the picture.
+        records: lines of the CSV file.
+    """
+
+    title: str
+    tables: list[Table]
+    sentences: list[str]
+    notes: list[str]
+    panels: list[Panel]
+    records: list[tuple[str, ...]]
+
+
+@dataclass(frozen=True)
+class Section:
+    """A question and its answers.
+
+    Attributes:
+        name: of its files, e.g. ``label_efficiency``.
+        title: heading.
+        header: of the CSV file.
+        parts: one for each dataset.
+        columns: panels side by side in the picture.
+    """
+
+    name: str
+    title: str
+    header: tuple[str, ...]
+    parts: list[Part]
+    columns: int
+
+    def write(self, out: Path) -> None:
+        """Writes ``<name>.md``, ``<name>.csv`` and ``<name>.svg`` into an existing folder."""
+        rows = [row for part in self.parts for row in part.records]
+        panels = [panel for part in self.parts for panel in part.panels]
+        write_atomic(out / f"{self.name}.csv", csv_text(self.header, rows).encode())
+        write_atomic(out / f"{self.name}.svg", draw(panels, self.columns))
+        write_atomic(out / f"{self.name}.md", self._markdown().encode())
+
+    def show(self, console: Console) -> None:
+        """Prints tables and sentences."""
+        for part in self.parts:
+            console.rule(f"{self.title}: {part.title}", align="left", characters="-")
+            for table in part.tables:
+                console.print(table.screen())
+            for line in [*part.sentences, *part.notes]:
+                console.print(line, markup=False, highlight=False)
+
+    def _markdown(self) -> str:
+        lines = [f"# {self.title}", "", f"![{self.title}]({self.name}.svg)", ""]
+        for part in self.parts:
+            lines += [f"## {clean(part.title)}", "", *(f"- {clean(line)}" for line in part.sentences), ""]
+            for table in part.tables:
+                lines += [f"**{clean(table.title)}**", "", table.markdown(), ""]
+            lines += [*(f"- {clean(line)}" for line in part.notes), ""]
+        return "\n".join(lines)
