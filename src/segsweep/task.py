@@ -206,7 +206,8 @@ class Task(pl.LightningModule):
         self._add(terms, batch)
         if output is not None:
             self.train_confusion.update(output.logits.detach(), batch.mask)
-        return terms["total"]
+        total: Tensor = terms["total"]
+        return total
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
         """Notes the time: an epoch of training ends with its last step, before validation."""
