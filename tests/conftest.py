@@ -49,6 +49,11 @@ def options(group: str) -> list[str]:
     return sorted(file.stem for file in (CONF_DIR / group).glob("*.yaml"))
 
 
+def quick_ones(group, *names):
+    """All options of a group; whole runs with those that are not named are slow."""
+    return [pytest.param(name, marks=[] if name in names else pytest.mark.slow) for name in options(group)]
+
+
 def loss_overrides(option: str) -> list[str]:
     """What selects an option of ``loss``; ``sum`` is nothing without a factor."""
     return [f"loss={option}", *["loss.terms.focal=1", "loss.terms.dice=0.5"] * (option == "sum")]

@@ -17,7 +17,7 @@ from segsweep.objectives import Joint, Reconstruct, Segment
 from segsweep.run import read_record
 from segsweep.task import Task, prepare
 from segsweep.types import Batch
-from tests.conftest import TINY, history, options, timeless
+from tests.conftest import TINY, history, quick_ones, timeless
 from tests.narrow import NARROW
 
 PRETRAIN = ["regime=pretrain", "data.labelled_fraction=0.5", "trainer.max_epochs=4"]  # two epochs a stage
@@ -280,7 +280,7 @@ def test_a_custom_loss_has_to_tell_which_terms_need_no_label(parts, batch):
         objective(model, batch, Reconstruction("mse", (0.5,), (0.5,)))
 
 
-@pytest.mark.parametrize("model", options("model"))
+@pytest.mark.parametrize("model", quick_ones("model", "unet", "reseg", "renet", "segformer", "masked_autoencoder"))
 def test_every_model_with_an_encoder_can_be_pretrained_from_the_command_line(composer, model):
     overrides = [f"model={model}", *NARROW.get(model, ()), "regime=pretrain"]
     lines = mistakes(composer(*TINY, *overrides), {"model": model, "regime": "pretrain"})

@@ -21,14 +21,8 @@ from segsweep.checkpoints import HashedCheckpointIO, newest_whole
 from segsweep.run import ConfigError, read_record
 from segsweep.task import NotFiniteError
 from segsweep.train import redact_overrides, train
-from tests.conftest import FOLDER, ORIGIN, TINY, history, loss_overrides, options, timeless
+from tests.conftest import FOLDER, ORIGIN, TINY, history, loss_overrides, quick_ones, timeless
 from tests.narrow import NARROW
-
-
-def quick_ones(group, *names):
-    """All options of a group; whole runs with those that are not named are slow."""
-    return [pytest.param(name, marks=[] if name in names else pytest.mark.slow) for name in options(group)]
-
 
 FROZEN = ["model=reseg_vgg", *NARROW["reseg_vgg"], "augment=none"]
 
