@@ -18,7 +18,7 @@ FLOORS = {
     "counting": 0,
     "models": 1, "losses": 1, "metrics": 1, "freezing": 1, "tiling": 1, "features": 1, "augment": 1, "schedulers": 1, "hardware": 1,
     "cost": 1, "pictures": 1,
-    "data": 2, "objectives": 2,
+    "data": 2, "objectives": 2, "readout": 2,
     "task": 3, "checkpoints": 3, "floors": 3,
     "callbacks": 4,
     "run": 5, "config": 5,
