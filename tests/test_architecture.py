@@ -99,6 +99,7 @@ LIGHT = [
     "report.leaderboard",
     "report.label_efficiency",
     "report.compression",
+    "report.readout",
     "config",
     "command",
     "train",
