@@ -278,7 +278,7 @@ def test_the_same_run_twice_reads_the_same(start):
 
 
 def test_the_match_sees_labelled_training_masks_alone(start, monkeypatch):
-    """Other classes in val and test change the score and not the match; fits see the train split, and who is labelled."""
+    """Other classes in val and test change the score and not the match; a fit sees the train split alone."""
     seen, fitted = [], []
     as_is, fit = datamodule.DataModule.train_as_is, ClusterReadout.fit
 

@@ -28,7 +28,7 @@ def probe(labelled: Sample, spec: DataSpec) -> Scores:
     if not len(labels):
         raise ValueError("the labelled training images show no class: there is nothing to probe")
     mean, scale = features.mean(dim=0), features.std(dim=0, correction=0).clamp_min(1e-6)
-    present = labels.unique()
+    present = torch.unique(labels)
     if len(present) == 1:
         return Scores(torch.zeros(1, features.shape[1]), torch.zeros(1), present, spec.num_classes)
     fitted = LogisticRegression(C=_REGULARISATION, max_iter=_MAX_STEPS)
