@@ -31,7 +31,7 @@ def match(confusion_KM: NDArray[np.integer]) -> NDArray[np.int64]:
     if num_clusters < num_classes:
         raise ValueError(f"{num_clusters} clusters cannot stand for {num_classes} classes")
     if num_clusters > num_classes:
-        return np.argmax(confusion_KM, axis=0).astype(np.int64)
+        return np.asarray(confusion_KM.argmax(axis=0), np.int64)
     union = confusion_KM.sum(axis=1, keepdims=True) + confusion_KM.sum(axis=0, keepdims=True) - confusion_KM
     classes, clusters = linear_sum_assignment(confusion_KM / np.maximum(union, 1), maximize=True)
     return np.asarray(classes[clusters.argsort()], np.int64)
