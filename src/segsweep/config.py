@@ -30,7 +30,7 @@ GROUPS = ("model", "loss", "data", "augment", "optimizer", "scheduler", "regime"
 TOP_LEVEL = (*GROUPS, "seed", "name", "monitor")
 
 # Keys of a node that are facts for people and other nodes, not arguments of its target.
-FACTS = {"model": {"family"}, "trainer": {"early_stopping"}}
+FACTS = {"model": {"family"}, "trainer": {"early_stopping"}, "regime": {"monitor"}}
 
 # Keys that change no result. Everything else, defaults included, is part of a run's identity.
 NON_SEMANTIC = (
@@ -150,7 +150,7 @@ def data_nodes(node: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
 def build_data(plain: dict[str, Any]) -> DataModule:
     """Builds the source and the DataModule over it; looks at names, opens no image."""
     source, module = data_nodes(plain["data"])
-    parts = {"augment": make(plain["augment"]), "regime": make(plain["regime"]), "seed": plain["seed"]}
+    parts = {"augment": make(plain["augment"]), "regime": make(arguments(plain, "regime")), "seed": plain["seed"]}
     # make_partial: an error of the source arrives as it is, not wrapped into one of Hydra's.
     data: DataModule = make_partial(module)(source=make_partial(source)(), **parts)
     return data
