@@ -182,7 +182,8 @@ def test_a_rectangle_of_half_the_area():
     assert (areas - 0.5).abs().max() < 0.05  # whole pixels
     rows, columns = drawn.any(dim=2), drawn.any(dim=1)
     assert torch.equal(drawn, rows[:, :, None] & columns[:, None, :])
-    assert drawn[:, 0].any() and drawn[:, -1].any() and drawn[:, :, 0].any() and drawn[:, :, -1].any()  # all four borders
+    borders = (drawn[:, 0], drawn[:, -1], drawn[:, :, 0], drawn[:, :, -1])
+    assert all(border.any() for border in borders)
     assert len({int(count) for count in rows.sum(dim=1)}) > 10
 
 

@@ -121,7 +121,7 @@ def boxes(mask_NHW: Tensor) -> Tensor:
     num, height, width = mask_NHW.shape
     stretch, y, x = torch.rand(3, num, 1, device=mask_NHW.device)
     tall = (stretch * math.log(_BOX_AREA)).exp()  # share of the height, from half of it to all
-    inside = []
+    inside: list[Tensor] = []
     for side, share, place in ((height, tall, y), (width, _BOX_AREA / tall, x)):
         position = torch.arange(side, device=mask_NHW.device) + 0.5 - place * (1 - share) * side
         inside.append((position >= 0) & (position < share * side))
