@@ -1,7 +1,5 @@
 """Whole runs of the regimes that make up labels: a teacher's, or a generator's."""
 
-import json
-
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -11,34 +9,14 @@ from segsweep.checkpoints import HashedCheckpointIO, newest_whole
 from segsweep.config import build, build_model, settle
 from segsweep.run import read_record
 from segsweep.task import Task
-from segsweep.train import train
-from tests.conftest import TINY
+from tests.conftest import TINY, history
 
-ORIGIN = {"choices": {"model": "unet", "data": "digits"}, "overrides": [], "sweep": None}
 SMALL = ["model.widths=[4,8]", "data.labelled_fraction=0.5"]
 GENERATOR = "regime.stages.generate.objective.widths=[4,8]"
 REGIMES = {
-    "self_training": ["regime=self_training", "regime.stages.self_training.objective.threshold=0.05"],
-    "synthetic": ["regime=synthetic", "regime.stages.generate.share=0.5", GENERATOR],
+    "self_training": [*SMALL, "regime=self_training", "regime.stages.self_training.objective.threshold=0.05"],
+    "synthetic": [*SMALL, "regime=synthetic", "regime.stages.generate.share=0.5", GENERATOR],
 }
-
-
-@pytest.fixture
-def start(composer, tmp_path):
-    """``start("folder", *overrides)`` trains there and returns the folder."""
-
-    def run(name, *overrides):
-        folder = tmp_path / name
-        folder.mkdir(exist_ok=True)
-        train(composer(*TINY, *SMALL, *overrides), folder, ORIGIN)
-        return folder
-
-    return run
-
-
-def history(folder):
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [{key: value for key, value in line.items() if key != "train/images_per_s"} for line in lines]
 
 
 def test_a_run_of_self_training(start):
@@ -107,7 +85,7 @@ def test_no_generator_appears_twice_and_the_second_stage_leaves_it(start):
 
 
 def test_the_segmenter_starts_from_the_weights_it_would_have_without_a_generator(composer, tmp_path):
-    plain = settle(composer(*TINY, *SMALL, *REGIMES["synthetic"]))
+    plain = settle(composer(*TINY, *REGIMES["synthetic"]))
     model = build_model(plain)
     before = {key: value.clone() for key, value in model.state_dict().items()}
     build(plain, model, tmp_path, None)
