@@ -17,15 +17,15 @@ from segsweep.task import Task
 from segsweep.types import Batch
 
 _NUM_ROWS = 8
-_UNDECIDED = 0.5  # probability below which a generated pixel is shown as ignored
+_HALFWAY = _UNDECIDED = 0.5  # while the generator is trained: place between two codes, and least probability of a class
 
 
 class LabelPanel(pl.Callback):
     """After each validation, what a training stage takes for truth although nobody labelled it.
 
     A mean teacher: unlabelled training images | their pseudo-labels, grey where the teacher is not sure. A generator:
-    two real pairs and, between them, the pair from halfway between their codes. All are of the first batch of the
-    stage, augmented as it was, so one can watch the same images over time.
+    two real pairs and, between them, the pair from between their codes: from halfway, or as far from the first as the
+    stage goes. All are of the first batch of the stage, augmented as it was: one watches the same images over time.
     """
 
     def __init__(self) -> None:
@@ -70,11 +70,14 @@ def _pseudo_labels(objective: MeanTeacher, batch: Batch, task: Task) -> list[Pic
 
 
 def _between(objective: Generate | SegmentSynthetic, batch: Batch, task: Task) -> list[Picture]:
-    """One row for each pair: itself | the one made up halfway | the other end."""
+    """One row for each pair: itself | one made up from it | the pair that this one moves towards."""
     generator, spec = objective.generator.eval(), task.spec
+    place, threshold = _HALFWAY, _UNDECIDED
+    if isinstance(objective, SegmentSynthetic):
+        place, threshold = objective.reach, objective.threshold
     real = (batch.image[:_NUM_ROWS], batch.mask[:_NUM_ROWS])
     code = generator.posterior(*real)[0]
-    middle = decoded_pairs(generator, code.lerp(code.roll(1, dims=0), 0.5), real[0], _UNDECIDED, spec.ignore_index)
+    middle = decoded_pairs(generator, code.lerp(code.roll(1, dims=0), place), real[0], threshold, spec.ignore_index)
     others = [values.roll(1, dims=0) for values in real]
     rows = zip(*map(_numpy, (*real, *middle, *others)), strict=True)
     return [np.concatenate([row(r[i], [r[i + 1]], spec) for i in (0, 2, 4)], axis=1) for r in rows]

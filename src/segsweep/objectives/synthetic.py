@@ -74,8 +74,10 @@ class SegmentSynthetic(Objective):
 
     Args:
         share: of each batch that is made up; 0 is the control on real pairs alone, 1 trains on made-up ones alone.
-        source: ``interpolate``: decoded from a random place on the line between the codes of two pairs of the batch;
-            ``prior``: decoded from normal noise.
+        source: ``interpolate``: decoded from a random place on the line from the code of a pair of the batch to that of
+            another; ``prior``: decoded from normal noise.
+        reach: of such a place, as a share of the line, at most; halfway, at 0.5, both pairs show through each other. 0
+            rebuilds pairs of the batch.
         threshold: probability of the decoded class below which a pixel is ignored: there the generator is undecided.
 
     Raises:
@@ -90,10 +92,11 @@ class SegmentSynthetic(Objective):
         self,
         share: Annotated[float, Ge(0), Le(1)],
         source: Literal["interpolate", "prior"],
+        reach: Annotated[float, Ge(0), Le(1)],
         threshold: Annotated[float, Ge(0), Le(1)],
     ) -> None:
         super().__init__()
-        self.share, self.source, self.threshold = share, source, threshold
+        self.share, self.source, self.reach, self.threshold = share, source, reach, threshold
         self.ignore_index = -1
         self._trained: tuple[Generate, ...] = ()  # in a tuple: it belongs to its stage and is in checkpoints once
 
@@ -139,7 +142,7 @@ class SegmentSynthetic(Objective):
         if self.source == "prior":
             code = torch.randn_like(code)
         else:
-            place = torch.rand(len(code), 1, 1, 1, device=code.device)
+            place = self.reach * torch.rand(len(code), 1, 1, 1, device=code.device)
             code = code.lerp(code.roll(1, dims=0), place)
         return decoded_pairs(generator, code, image, self.threshold, self.ignore_index)
 
