@@ -32,7 +32,7 @@ def batch_of(num_labelled, num_unlabelled, size=16, seed=0):
     num = num_labelled + num_unlabelled
     mask = torch.randint(0, 3, (num, size, size), generator=generator)
     mask[num_labelled:] = 255
-    return Batch(torch.randn(num, 1, size, size, generator=generator), mask, torch.arange(num))
+    return Batch(torch.randn(num, 1, size, size, generator=generator), mask, torch.arange(num), num_unlabelled)
 
 
 def prepared(model, weight=1.0, threshold=0.0, decay=0.9):
@@ -123,10 +123,12 @@ def test_labelled_images_and_their_masks_stay_as_they_are(monkeypatch):
         return LOSS(output, given)
 
     objective(model, batch, spy)
-    assert torch.equal(seen["mask"], batch.mask)
-    assert torch.equal(seen["image"][:3], batch.image[:3])
-    assert not torch.equal(seen["image"][3:], batch.image[3:])
-    assert torch.equal(model.seen[-1], seen["image"])
+    assert torch.equal(seen["mask"], batch.mask[:3])
+    assert torch.equal(seen["image"], batch.image[:3])
+    labelled, pasted = model.seen
+    assert torch.equal(labelled, batch.image[:3])
+    assert pasted.shape == batch.image[3:].shape
+    assert not torch.equal(pasted, batch.image[3:])
 
 
 def test_with_labels_everywhere_it_is_supervised_training():
@@ -138,37 +140,38 @@ def test_with_labels_everywhere_it_is_supervised_training():
 
 
 def test_the_consistency_by_hand(monkeypatch):
-    """A labelled image and an unlabelled one, of which every second column is pasted from the labelled one."""
+    """A labelled image and two unlabelled ones; of the second, every second column is pasted from the first."""
     model = PerPixel()
     objective = prepared(model, weight=2.0, threshold=0.5)
-    batch = batch_of(1, 1)
-    columns = (torch.arange(16) % 2).bool().expand(2, 16, 16)
+    batch = batch_of(1, 2)
+    columns = torch.stack([torch.zeros(16, 16).bool(), (torch.arange(16) % 2).bool().expand(16, 16)])
     monkeypatch.setattr("segsweep.objectives.mean_teacher.boxes", lambda mask: columns)
     _, terms = objective(model, batch, LOSS)
     probability, label = model.layer(batch.image).softmax(dim=1).max(dim=1)
-    sure = probability[1] >= 0.5
-    assert 0 < sure.sum() < sure.numel()
+    sure = probability >= 0.5
+    assert 0 < sure[1:].sum() < sure[1:].numel()
     total = 0.0
-    for y in range(16):
-        for x in range(16):
-            image = batch.image[0 if x % 2 else 1, 0, y, x].view(1, 1, 1, 1)
-            target = batch.mask[0, y, x] if x % 2 else label[1, y, x]
-            if x % 2 or sure[y, x]:
-                total += -model.layer(image).log_softmax(dim=1)[0, target, 0, 0].item()
-    assert terms["consistency"].item() == pytest.approx(total / 256, rel=1e-5)
-    assert terms["total"].item() == pytest.approx(terms["cross_entropy"].item() + 2 * total / 256, rel=1e-5)
-    assert terms["pseudo_share"].item() == pytest.approx(sure.float().mean().item())
+    for n in (1, 2):
+        for y in range(16):
+            for x in range(16):
+                origin = 1 if n == 2 and x % 2 else n
+                if sure[origin, y, x]:
+                    pixel = batch.image[origin, 0, y, x].view(1, 1, 1, 1)
+                    total += -model.layer(pixel).log_softmax(dim=1)[0, label[origin, y, x], 0, 0].item()
+    assert terms["consistency"].item() == pytest.approx(total / 512, rel=1e-5)
+    assert terms["total"].item() == pytest.approx(terms["cross_entropy"].item() + 2 * total / 512, rel=1e-5)
+    assert terms["pseudo_share"].item() == pytest.approx(sure[1:].float().mean().item())
 
 
 def test_pixels_below_the_threshold_teach_nothing():
     model = PerPixel()
-    batch = batch_of(0, 4)
+    batch = batch_of(1, 4)
     grads = {}
     for threshold in (0.0, 1.0):
         objective = prepared(model, threshold=threshold)
         model.zero_grad()
         _, terms = objective(model, batch, LOSS)
-        terms["total"].backward()
+        terms["consistency"].backward()
         grads[threshold] = model.layer.weight.grad.abs().sum().item()
         assert terms["pseudo_share"] == 1 - threshold
     assert grads[1.0] == 0 < grads[0.0]

@@ -44,7 +44,7 @@ def batch():
     generator = torch.Generator().manual_seed(0)
     mask = torch.randint(0, 11, (4, 16, 16), generator=generator)
     mask[2:] = 255
-    return Batch(torch.randn(4, 1, 16, 16, generator=generator), mask, torch.arange(4))
+    return Batch(torch.randn(4, 1, 16, 16, generator=generator), mask, torch.arange(4), 2)
 
 
 @pytest.fixture
@@ -190,16 +190,16 @@ def test_what_a_model_has_frozen_stays_frozen():
     assert all(parameter.requires_grad for parameter in model.encoder.levels[1].parameters())
 
 
-def test_a_mixed_batch_is_half_labelled(composer):
+def test_a_mixed_batch_holds_as_many_unlabelled_images_as_labelled_ones(composer):
     plain = settle(composer(*TINY, "regime=joint", "data.labelled_fraction=0.25", "data.batch_size=5"))
     data = build_data(plain)
     labelled = set(data.labelled().tolist())
     shown = [batch.index.tolist() for batch in data.train_dataloader()]
-    assert [len(index) for index in shown] == [5, 5, 5]
+    assert [len(index) for index in shown] == [10, 10, 10]
     for index in shown:
-        assert [position in labelled for position in index] == [True] * 3 + [False] * 2
+        assert [position in labelled for position in index] == [True] * 5 + [False] * 5
     masks = torch.cat([batch.mask for batch in data.train_dataloader()]).flatten(1)
-    assert [bool((mask == 255).all()) for mask in masks] == [i % 5 >= 3 for i in range(15)]
+    assert [bool((mask == 255).all()) for mask in masks] == [i % 10 >= 5 for i in range(30)]
 
 
 def test_a_mixed_batch_without_unlabelled_images_is_labelled(composer):
@@ -219,11 +219,23 @@ def test_joint_training_adds_the_reconstruction_of_all_images(parts, batch):
     output, terms = objective(model, batch, loss)
     rebuilt = objective.decoder(model.encoder(batch.image)[-1])
     expected = torch.nn.functional.mse_loss(rebuilt, batch.image)
+    labelled = Batch(batch.image[:2], batch.mask[:2], batch.index[:2])
     assert torch.isclose(terms["joint_reconstruction"], expected)
-    assert torch.isclose(terms["total"], loss(output, batch)["total"] + 0.5 * expected)
-    nothing = batch._replace(mask=torch.full_like(batch.mask, 255))
-    assert torch.isclose(objective(model, nothing, loss)[1]["total"], 0.5 * expected)
+    assert torch.isclose(terms["total"], loss(model(labelled.image), labelled)["total"] + 0.5 * expected)
+    assert output.logits.shape[0] == 2
     assert torch.equal(objective.view(model, batch.image).reconstruction, rebuilt)
+
+
+def test_joint_training_of_an_autoencoder_uses_its_own_decoder(parts, batch):
+    model, loss, spec = parts("model=conv_autoencoder", *NARROW["conv_autoencoder"])
+    objective = Joint(0.5)
+    objective.prepare(model, spec, {})
+    model.eval()
+    _, terms = objective(model, batch, loss)
+    labelled, unlabelled = batch.divide()
+    own = loss.without_labels(model(unlabelled.image), unlabelled)["total"]
+    assert not list(objective.parameters())
+    assert torch.isclose(terms["total"], loss(model(labelled.image), labelled)["total"] + 0.5 * own)
 
 
 def test_joint_training_with_factor_0_is_supervised(parts, batch):

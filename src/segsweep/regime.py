@@ -25,7 +25,7 @@ class Stage:
         share: share of all optimisation steps, above 0 and at most 1; None: what the other stages leave.
         images: ``labelled`` trains on the labelled images only (they repeat, so that an epoch keeps its number of
             steps); ``all`` on every image, those without a label carrying an all-``ignore_index`` mask; ``mixed``
-            fills one half of each batch with labelled and the other with unlabelled images, as far as there are any.
+            adds to each batch of labelled images one of unlabelled images, if there are any.
         encoder: of the model: ``trained``; ``frozen``, batch normalisation included; or ``thawed`` slowly, from its
             last parameter to its first, evenly over the first half of the stage (gradual unfreezing, Howard and Ruder
             2018, arXiv:1801.06146).

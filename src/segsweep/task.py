@@ -51,6 +51,7 @@ class Task(pl.LightningModule):
         stage_index: position of the present stage in the regime.
         test_stage: prefix of the metrics of the next ``trainer.test``.
         train_images_per_s: one value per epoch, validation excluded.
+        images_seen: images of all training steps so far, unlabelled ones included.
     """
 
     def __init__(
@@ -78,6 +79,7 @@ class Task(pl.LightningModule):
         self.eval_counts = ImageCounts(spec.num_classes, spec.ignore_index)
         self.test_stage = "test"
         self.train_images_per_s: list[float] = []
+        self.images_seen = 0
         self.readout = regime.readout
         self._features: Tensor | None = None  # of a frozen encoder, for every training image
         self._sums: dict[str, Tensor] = {}
@@ -132,11 +134,11 @@ class Task(pl.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Notes the stage, so that a continued run builds the optimizer that the checkpoint is of."""
-        checkpoint["stage"] = self.stage_index
+        checkpoint["stage"], checkpoint["images_seen"] = self.stage_index, self.images_seen
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Returns to the stage of the checkpoint."""
-        self.stage_index = checkpoint["stage"]
+        self.stage_index, self.images_seen = checkpoint["stage"], checkpoint["images_seen"]
 
     def on_train_start(self) -> None:
         """Begins the first stage, or takes up the one that was interrupted."""
@@ -204,8 +206,10 @@ class Task(pl.LightningModule):
             terms = self.loss(output, batch)
         self._refuse_nan(terms, batch)
         self._add(terms, batch)
+        self.images_seen += len(batch.image)
         if output is not None:
-            self.train_confusion.update(output.logits.detach(), batch.mask)
+            # Of a mixed batch an objective may segment the labelled images alone.
+            self.train_confusion.update(output.logits.detach(), batch.mask[: len(output.logits)])
         total: Tensor = terms["total"]
         return total
 

@@ -219,7 +219,7 @@ def _test(run: Run, parts: Parts, plain: dict[str, Any]) -> None:
         best_epoch=best["epoch"],
         epochs=len(lines),
         steps=last["step"],
-        images_seen=last["step"] * parts.data.batch_size * plain["trainer"]["accumulate_grad_batches"],
+        images_seen=parts.task.images_seen,
         images_tested=len(parts.task.tested()),
     )
     floor = max(values["test/miou"] for values in run.record["floors"].values())

@@ -21,11 +21,24 @@ class Batch(NamedTuple):
         mask: (N, H', W') int64, a class in ``0..K-1`` or ``ignore_index``. Equal in size to the image while training;
             at its native size in validation and test. An unlabelled image has a mask that is all ``ignore_index``.
         index: (N,) int64, position of each image in its split.
+        num_unlabelled: how many images at the end are known to have no label, so that an objective can treat them
+            apart without looking at masks, for which the host would wait.
     """
 
     image: Tensor
     mask: Tensor
     index: Tensor  # type: ignore[assignment]  # hides tuple.index, which nobody needs here
+    num_unlabelled: int = 0
+
+    def divide(self) -> "tuple[Batch, Batch | None]":
+        """The images before the unlabelled ones at the end, and those, or None if there are none."""
+        if self.num_unlabelled == 0:
+            return self, None
+        num = len(self.image) - self.num_unlabelled
+        return (
+            Batch(self.image[:num], self.mask[:num], self.index[:num]),
+            Batch(self.image[num:], self.mask[num:], self.index[num:], self.num_unlabelled),
+        )
 
 
 class SegmenterOutput(NamedTuple):

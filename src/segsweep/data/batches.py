@@ -37,6 +37,7 @@ class _Plan(NamedTuple):
     mixed: Tensor  # (M,) int64, positions in the batch that are mixed with a partner
     partner: Tensor  # (M,) int64
     is_partner_hidden: Tensor  # (M,) bool
+    num_unlabelled: int  # images at the end whose masks may not be used
 
 
 class _Share(NamedTuple):
@@ -111,17 +112,19 @@ class TrainBatches:
             parts = shares[self.data.stage_at(self.epoch, step).images]
             index, key = (torch.cat(columns) for columns in zip(*(part.batch(step) for part in parts), strict=True))
             mixed, partner = self._partners(key, torch.cat([part.pool for part in parts]))
-            yield _Plan(index, key, self.is_hidden[index], mixed, partner, self.is_hidden[partner])
+            num_unlabelled = self.data.batch_size * (len(parts) - 1)
+            is_hidden = self.is_hidden[index], self.is_hidden[partner]
+            yield _Plan(index, key, is_hidden[0], mixed, partner, is_hidden[1], num_unlabelled)
 
     def _shares(self, images: Images) -> list[_Share]:
         """What each batch of this epoch is made of, labelled images first."""
         size = self.data.batch_size
         every = torch.arange(self.num_images)
         if images == "mixed" and len(self.unlabelled):
-            pools = [(self.labelled, size - size // 2), (self.unlabelled, size // 2)]
+            pools = [self.labelled, self.unlabelled]
         else:
-            pools = [(every if images == "all" else self.labelled, size)]
-        return [_Share(pool, num, self._order(pool, num), self.num_images) for pool, num in pools if num]
+            pools = [every if images == "all" else self.labelled]
+        return [_Share(pool, size, self._order(pool, size), self.num_images) for pool in pools]
 
     def _order(self, pool: Tensor, num: int) -> Tensor:
         """Positions of all images of this epoch, pass after pass, ``num`` for each batch: (len(self) * num,) int64."""
@@ -199,7 +202,7 @@ class TrainBatches:
             )
             image = image.index_copy(0, at, pasted[0]).contiguous(memory_format=torch.channels_last)
             mask = mask.index_copy(0, at, pasted[1])
-        return Batch(standardise(image, spec), mask, plan.images.to(self.device))
+        return Batch(standardise(image, spec), mask, plan.images.to(self.device), plan.num_unlabelled)
 
     def _augment(self, cut: _Cut, is_hidden: Tensor) -> tuple[Tensor, Tensor]:
         images, masks, draws, centre = (tensor.to(self.device, non_blocking=True) for tensor in cut)

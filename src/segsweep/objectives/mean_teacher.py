@@ -22,23 +22,22 @@ _BOX_AREA = 0.5  # share of the image that comes from the neighbour (French et a
 class MeanTeacher(Objective):
     """Segmentation of labelled images, and agreement with a teacher on unlabelled ones.
 
-    The teacher is an exponential average of the model (the student). It labels each image as it is; the student sees
-    an unlabelled image with a rectangle of its neighbour in the batch pasted in, and is to give the labels of the
-    parts. Pixels of which the teacher is not sure are left out, but counted: as long as it is sure of few, its
-    agreement weighs little, so no ramp is needed. Images with labels, and their masks, stay as they are.
+    The teacher is an exponential average of the model (the student). It labels each unlabelled image as it is; the
+    student sees it with a rectangle of another one pasted in, and is to give the labels of the parts. Pixels of which
+    the teacher is not sure are left out, but counted: as long as it is sure of few, its agreement weighs little, so no
+    ramp is needed. Labelled images are learnt from as in supervised training.
 
     Scored, shown and saved is the student: the teacher is left behind when the run is complete.
 
     Args:
         weight: of the cross entropy with the teacher's labels, mean over all pixels of unlabelled images; 0 is the
-            control: the same batches, and unlabelled images that give batch statistics alone.
+            control: unlabelled images add to the running statistics of batch normalisation alone.
         threshold: probability of the teacher's label below which a pixel is left out.
         decay: of the teacher's average for each training batch; in the first ones it is the plain mean.
 
     Reference:
         Tarvainen and Valpola 2017, arXiv:1703.01780 (the teacher); Sohn et al. 2020, FixMatch, arXiv:2001.07685 (the
-        threshold); French et al. 2020, arXiv:1906.01916 (CutMix for segmentation). Differs: hard labels, and the
-        neighbour of an unlabelled image may be a labelled one, which then brings its true mask.
+        threshold); French et al. 2020, arXiv:1906.01916 (CutMix for segmentation). Differs: hard labels.
     """
 
     step: Tensor
@@ -66,27 +65,28 @@ class MeanTeacher(Objective):
         self.step.zero_()
 
     def forward(self, model: nn.Module, batch: Batch, loss: Loss) -> tuple[SegmenterOutput, dict[str, Tensor]]:
-        """One training step. The output is of images with rectangles pasted in where they have no label.
+        """One training step. Labelled and unlabelled images pass through the network apart from each other.
 
         Returns:
             The terms of the run's loss, ``consistency``, and ``pseudo_share``, the share of the pixels without a label
             of which the teacher is sure: in 0..1, not part of ``total``, 0 if all images have labels.
         """
         self.follow(model)
-        is_unlabelled = (batch.mask == self.ignore_index).flatten(1).all(dim=1)[:, None, None]
-        pseudo = self.pseudo_labels(batch.image)
-        target = torch.where(is_unlabelled, pseudo, batch.mask)
-        num_pixels = (is_unlabelled.sum() * target[0].numel()).clamp(min=1)
-        num_sure = ((pseudo != self.ignore_index) & is_unlabelled).sum()
-        pasted = boxes(target) & is_unlabelled
-        image = paste_neighbour(batch.image, pasted[:, None])
-        target = paste_neighbour(target, pasted).where(is_unlabelled, self.ignore_index)
-        output: SegmenterOutput = model(image)
-        terms = loss(output, batch._replace(image=image))
-        summed = F.cross_entropy(output.logits.float(), target, ignore_index=self.ignore_index, reduction="sum")
-        consistency = summed / num_pixels
+        labelled, unlabelled = batch.divide()
+        output: SegmenterOutput = model(labelled.image)
+        terms = loss(output, labelled)
+        nothing = torch.zeros_like(terms["total"])
+        if unlabelled is None:
+            return output, {**terms, "consistency": nothing, "pseudo_share": nothing}
+        pseudo = self.pseudo_labels(unlabelled.image)
+        pasted = boxes(pseudo)
+        image, target = paste_neighbour(unlabelled.image, pasted[:, None]), paste_neighbour(pseudo, pasted)
+        logits = model(image).logits.float()
+        summed = F.cross_entropy(logits, target, ignore_index=self.ignore_index, reduction="sum")
+        consistency = summed / target.numel()
+        pseudo_share = (pseudo != self.ignore_index).float().mean()
         total = terms["total"] + self.weight * consistency
-        return output, {**terms, "total": total, "consistency": consistency, "pseudo_share": num_sure / num_pixels}
+        return output, {**terms, "total": total, "consistency": consistency, "pseudo_share": pseudo_share}
 
     @torch.no_grad()
     def pseudo_labels(self, image: Tensor) -> Tensor:

@@ -57,8 +57,8 @@ class Objective(nn.Module):
             loss: of the run.
 
         Returns:
-            What the model made of ``batch.image``, or None if it made no logits of it; and the terms, scalar float32,
-            with the key ``total``.
+            What the model made of ``batch.image``, or of the labelled ones at its beginning, or None if it made no
+            logits of them; and the terms, scalar float32, with the key ``total``.
         """
         raise NotImplementedError
 

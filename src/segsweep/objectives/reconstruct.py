@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated
 
+import torch
 import torch.nn.functional as F
 from annotated_types import Ge, Lt
 from torch import Tensor, nn
@@ -79,11 +80,14 @@ class Reconstruct(Objective):
 class Joint(Objective):
     """Segmentation and, on the same encoder, reconstruction: L = L_seg + factor L_rec.
 
-    Unlabelled images give the second term alone. The decoder is light, without skips, on the encoder's coarsest map;
-    a model with an image decoder of its own keeps it and the term that its loss has for it.
+    Unlabelled images give the second term alone, and pass through the network apart from the labelled ones: in common
+    batches their statistics disturbed what is learnt from labels (test mIoU 0.21 instead of 0.37 on digits with 5 % of
+    the labels, factor 0). The decoder is light, without skips, on the encoder's coarsest map. A model with an
+    ``image_decoder`` of its own uses that: labelled images under the run's whole loss, unlabelled ones under those of
+    its terms that need no label, times ``factor``.
 
     Args:
-        factor: of the mean squared error of standardised intensities; 0 is the control without reconstruction.
+        factor: of the reconstruction; 0 is the control without it.
 
     Reference:
         Myronenko 2018, arXiv:1810.11654 (factor 0.1). Differs: no variational part.
@@ -95,23 +99,31 @@ class Joint(Objective):
         self.decoder: nn.Module | None = None
 
     def prepare(self, model: nn.Module, spec: DataSpec, earlier: Mapping[str, Objective]) -> None:
-        """Builds the decoder."""
+        """Builds the decoder, unless the model has one."""
         encoder_of(model, "joint training")
-        self.decoder = light_decoder(model, spec) if self.factor else None
+        if self.factor and getattr(model, "image_decoder", None) is None:
+            self.decoder = light_decoder(model, spec)
 
     def forward(self, model: nn.Module, batch: Batch, loss: Loss) -> tuple[SegmenterOutput, dict[str, Tensor]]:
         """One training step."""
-        output: SegmenterOutput = model(batch.image)
-        terms = loss(output, batch)
-        if self.decoder is None:
+        labelled, unlabelled = batch.divide()
+        output: SegmenterOutput = model(labelled.image)
+        terms = loss(output, labelled)
+        if self.factor == 0:
             return output, terms
-        own = _mse(rebuild(model, self.decoder, batch.image), batch)["total"]
-        return output, {**terms, "total": terms["total"] + self.factor * own, "joint_reconstruction": own}
+        if self.decoder is not None:
+            parts = [_mse(rebuild(model, self.decoder, part.image), part) for part in (labelled, unlabelled) if part]
+        elif unlabelled is not None:
+            parts = [_unlabelled(loss, model(unlabelled.image), unlabelled)]
+        else:
+            return output, terms
+        rebuilt = torch.stack([part["total"] for part in parts]).mean()
+        return output, {**terms, "total": terms["total"] + self.factor * rebuilt, "joint_reconstruction": rebuilt}
 
     def view(self, model: nn.Module, image: Tensor) -> SegmenterOutput:
         """Logits, and the reconstruction of the shared encoder."""
         output: SegmenterOutput = model(image)
-        if self.decoder is None or output.reconstruction is not None:
+        if self.decoder is None:
             return output
         return output._replace(reconstruction=rebuild(model, self.decoder, image))
 
