@@ -234,11 +234,13 @@ def _finish(run: Run, parts: Parts, plain: dict[str, Any]) -> None:
 
     task = parts.task.to(parts.trainer.strategy.root_device).eval()
     batches = parts.data.test_dataloader()
+    image = next(iter(batches)).image
     with parts.trainer.precision_plugin.forward_context():
-        inference = cost.inference_speed(task.model, next(iter(batches)).image)
-    speeds = [line["train/images_per_s"] for line in parts.history.lines()]
+        code, speeds = cost.code_size(task.model, image), cost.speeds(task.model, image)
+    trained = [line["train/images_per_s"] for line in parts.history.lines()]
     run.save(
-        images_per_s={"train": float(np.median(speeds[1:] or speeds)), "inference": inference},
+        **({"code": code} if code else {}),
+        images_per_s={"train": float(np.median(trained[1:] or trained)), **speeds},
         peak_memory_mb=cost.peak_memory_mb(),
     )
     counts, tested = task.test_counts(), task.tested()
