@@ -20,7 +20,7 @@ FLOORS = {
     "cost": 1, "pictures": 1,
     "data": 2, "objectives": 2,
     "task": 3, "checkpoints": 3, "floors": 3,
-    "callbacks": 4,
+    "callbacks": 4, "panels": 4, "projector": 4,
     "run": 5, "config": 5,
     "signatures": 6,
     "check": 7,

@@ -434,7 +434,7 @@ def test_tensorboard_holds_reconstructions_and_samples(composer, tmp_path, model
 def test_samples_are_the_same_draws_and_leave_the_random_state_alone(make):
     from types import SimpleNamespace
 
-    from segsweep.callbacks import SamplePanel
+    from segsweep.panels import SamplePanel
 
     model, drawn = make("vae").eval(), []
     model.image_decoder.register_forward_pre_hook(lambda _, args: drawn.append(args[0].clone()))

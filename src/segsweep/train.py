@@ -230,7 +230,7 @@ def _finish(run: Run, parts: Parts, plain: dict[str, Any]) -> None:
     """Measures the cost, writes what the report reads, and the run's row in TensorBoard's HParams table."""
     import numpy as np
 
-    from segsweep import callbacks, cost
+    from segsweep import callbacks, cost, panels, projector
 
     task = parts.task.to(parts.trainer.strategy.root_device).eval()
     batches = parts.data.test_dataloader()
@@ -251,8 +251,9 @@ def _finish(run: Run, parts: Parts, plain: dict[str, Any]) -> None:
         names=np.array([item.name for item in items]),
         groups=np.array([item.group for item in items]),
     )
-    worst = [tested[i] for i in callbacks.worst_positions(counts.confusion, parts.data.spec)]
-    callbacks.write_examples(run.folder / "test_examples", task, batches, worst)
+    worst = [tested[i] for i in panels.worst_positions(counts.confusion, parts.data.spec)]
+    panels.write_examples(run.folder / "test_examples", task, batches, worst)
+    projector.log_latents(parts.logger, task, batches)
     callbacks.log_table_row(parts.logger, run.record, parts.trainer.global_step)
     parts.logger.experiment.close()  # a sweep in one process would gather open files
     log.info("done: %s", _shown(run.folder))
