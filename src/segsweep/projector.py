@@ -69,7 +69,7 @@ def main_classes(counts: Tensor) -> list[int]:
     rest = counts.clone()
     rest[:, commonest] = 0
     shown = rest.argmax(dim=1)
-    return torch.where(rest.sum(dim=1) > 0, shown, commonest).tolist()  # type: ignore[no-any-return]
+    return torch.where(rest.sum(dim=1) > 0, shown, commonest).tolist()
 
 
 def _pooled(latent: Tensor) -> Tensor:

@@ -99,7 +99,7 @@ class VAE(nn.Module):
         shares = torch.linspace(0, 1, num, device=start.device).view(-1, 1, 1, 1, 1)
         latent_TNDHW = torch.lerp(start, end, shares).to(self.moments.weight.dtype)
         images = resize_to(self.image_decoder(latent_TNDHW.flatten(0, 1)), first)
-        return images.unflatten(0, (num, len(first))).transpose(0, 1)
+        return images.reshape(num, len(first), *images.shape[1:]).transpose(0, 1)
 
 
 def divergence(mean: Tensor, log_variance: Tensor) -> Tensor:
