@@ -2,6 +2,7 @@
 # Checks on a machine with a GPU what no other machine can show: every model trains there, the same run twice gives the
 # same curve, and the GPU agrees with the CPU. Needs the package importable; prints one line a check, exits 1 if one fails.
 #   bash scripts/gpu_check.sh [output folder]
+# With CAMVID=DIR, also CamVid at 360x480 from scratch by each paper's recipe and by ours; the step that takes hours.
 set -u
 out=${1:-outputs/gpu_check}
 python=${PYTHON:-python3}
@@ -42,6 +43,20 @@ for storage in device memory; do # where decoded images are kept changes no resu
     check "storage-$storage" train "storage-$storage" trainer.max_epochs=2 trainer.precision=32-true augment=strong "data.storage=$storage"
 done
 echo "validation loss with images on the device: $(last_loss storage-device), read ahead from memory: $(last_loss storage-memory)"
+for file in conf/regime/*.yaml; do
+    regime=$(basename "$file" .yaml)
+    check "regime-$regime" train "regime-$regime" "regime=$regime" model=conv_autoencoder trainer.max_epochs=2 data.labelled_fraction=0.1
+done
 "$python" scripts/bench_augment.py --device cuda || failed=1
+"$python" scripts/bench_sweep.py --device cuda || failed=1
+if [ -n "${CAMVID:-}" ]; then
+    for recipe in camvid_segnet_basic camvid_unet camvid_reseg; do
+        for seed in 0 1 2; do
+            check "$recipe-$seed" train "$recipe-$seed" "experiment=$recipe" "data.root=$CAMVID" "seed=$seed"
+        done
+    done
+    check camvid_families "$python" -m segsweep -m experiment=camvid_families "data.root=$CAMVID" trainer=gpu "hydra.sweep.dir=$out/camvid_families"
+    "$python" -m segsweep.report.leaderboard "$out/camvid_families" || failed=1
+fi
 "$python" -m segsweep.report.leaderboard "$out" || failed=1
 exit $failed

@@ -1,5 +1,6 @@
 """Shared fixtures: a private data cache, and configs composed as the command line would compose them."""
 
+import json
 import logging
 import os
 import re
@@ -20,6 +21,7 @@ from omegaconf import DictConfig
 from torch import Tensor
 
 from segsweep import CONF_DIR
+from segsweep.train import train
 from segsweep.types import Batch
 
 # A scene or two of everything: what is under test is the plumbing, not the accuracy.
@@ -35,6 +37,9 @@ TINY = [
 ]
 
 
+# What the record of a run says about where it comes from.
+ORIGIN = {"choices": {"model": "unet", "data": "digits"}, "overrides": [], "sweep": None}
+
 # Keys that data=folder needs for the ``image_tree`` below.
 FOLDER = ["data=folder", "data.num_classes=3", "data.class_names=[a,b,c]", *TINY[3:]]
 
@@ -44,9 +49,24 @@ def options(group: str) -> list[str]:
     return sorted(file.stem for file in (CONF_DIR / group).glob("*.yaml"))
 
 
+def quick_ones(group, *names):
+    """All options of a group; whole runs with those that are not named are slow."""
+    return [pytest.param(name, marks=[] if name in names else pytest.mark.slow) for name in options(group)]
+
+
 def loss_overrides(option: str) -> list[str]:
     """What selects an option of ``loss``; ``sum`` is nothing without a factor."""
     return [f"loss={option}", *["loss.terms.focal=1", "loss.terms.dice=0.5"] * (option == "sum")]
+
+
+def history(folder: Path) -> list[dict]:
+    """The lines of metrics.jsonl."""
+    return [timeless(json.loads(line)) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def timeless(metrics: dict) -> dict:
+    """Metrics without the only one that is a matter of time."""
+    return {key: value for key, value in metrics.items() if key != "train/images_per_s"}
 
 
 def batch_of(mask: Tensor, image: Tensor | None = None) -> Batch:
@@ -76,6 +96,19 @@ def composer() -> Callable[..., DictConfig]:
             return compose("train", list(overrides), return_hydra_config=hydra)
 
     return compose_one
+
+
+@pytest.fixture
+def start(composer, tmp_path):
+    """``start("folder", *overrides)`` trains there and returns the folder."""
+
+    def run(name, *overrides):
+        folder = tmp_path / name
+        folder.mkdir(exist_ok=True)
+        train(composer(*TINY, *overrides), folder, ORIGIN)
+        return folder
+
+    return run
 
 
 @pytest.fixture

@@ -16,8 +16,8 @@ FILES = sorted(ROOT.rglob("*.py"))
 FLOORS = {
     "types": 0, "rng": 0, "regime": 0, "files": 0, "hints": 0, "allocator": 0,
     "counting": 0,
-    "models": 1, "losses": 1, "metrics": 1, "freezing": 1, "tiling": 1, "features": 1, "augment": 1, "schedulers": 1, "hardware": 1,
-    "cost": 1, "pictures": 1,
+    "models": 1, "losses": 1, "metrics": 1, "freezing": 1, "tiling": 1, "features": 1, "augment": 1, "schedulers": 1,
+    "hardware": 1, "cost": 1, "pictures": 1,
     "data": 2, "objectives": 2,
     "task": 3, "checkpoints": 3, "floors": 3,
     "callbacks": 4, "panels": 4, "projector": 4,

@@ -7,7 +7,6 @@ import math
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,39 +21,8 @@ from segsweep.checkpoints import HashedCheckpointIO, newest_whole
 from segsweep.run import ConfigError, read_record
 from segsweep.task import NotFiniteError
 from segsweep.train import redact_overrides, train
-from tests.conftest import FOLDER, TINY, loss_overrides, options
+from tests.conftest import FOLDER, ORIGIN, TINY, history, loss_overrides, quick_ones, timeless
 from tests.narrow import NARROW
-
-ORIGIN = {"choices": {"model": "unet", "data": "digits"}, "overrides": [], "sweep": None}
-
-
-def quick_ones(group, *names):
-    """All options of a group; whole runs with those that are not named are slow."""
-    return [pytest.param(name, marks=[] if name in names else pytest.mark.slow) for name in options(group)]
-
-
-@pytest.fixture
-def start(composer, tmp_path):
-    """``start("folder", *overrides)`` trains there and returns the folder."""
-
-    def run(name, *overrides):
-        folder = tmp_path / name
-        folder.mkdir(exist_ok=True)
-        train(composer(*TINY, *overrides), folder, ORIGIN)
-        return folder
-
-    return run
-
-
-def history(folder: Path) -> list[dict]:
-    """The lines of metrics.jsonl."""
-    return [timeless(json.loads(line)) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-
-
-def timeless(metrics: dict) -> dict:
-    """Metrics without the only one that is a matter of time."""
-    return {key: value for key, value in metrics.items() if key != "train/images_per_s"}
-
 
 FROZEN = ["model=reseg_vgg", *NARROW["reseg_vgg"], "augment=none"]
 
