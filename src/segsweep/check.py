@@ -239,7 +239,7 @@ def _try_regime(plain: dict[str, Any], defaults: Defaults) -> list[str]:
     from segsweep.types import DataSpec
 
     def build() -> None:
-        regime = make(plain["regime"])
+        regime = make(arguments(plain, "regime"))
         data = plain.get("data") or {}
         try:
             names, mean, std = (tuple(data[key]) for key in ("class_names", "mean", "std"))

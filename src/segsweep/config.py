@@ -30,7 +30,7 @@ GROUPS = ("model", "loss", "data", "augment", "optimizer", "scheduler", "regime"
 TOP_LEVEL = (*GROUPS, "seed", "name", "monitor")
 
 # Keys of a node that are facts for people and other nodes, not arguments of its target.
-FACTS = {"model": {"family"}, "trainer": {"early_stopping"}}
+FACTS = {"model": {"family"}, "trainer": {"early_stopping"}, "regime": {"monitor"}}
 
 # Keys that change no result. Everything else, defaults included, is part of a run's identity.
 NON_SEMANTIC = (
@@ -150,7 +150,7 @@ def data_nodes(node: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
 def build_data(plain: dict[str, Any]) -> DataModule:
     """Builds the source and the DataModule over it; looks at names, opens no image."""
     source, module = data_nodes(plain["data"])
-    parts = {"augment": make(plain["augment"]), "regime": make(plain["regime"]), "seed": plain["seed"]}
+    parts = {"augment": make(plain["augment"]), "regime": make(arguments(plain, "regime")), "seed": plain["seed"]}
     # make_partial: an error of the source arrives as it is, not wrapped into one of Hydra's.
     data: DataModule = make_partial(module)(source=make_partial(source)(), **parts)
     return data
@@ -166,6 +166,7 @@ def build(plain: dict[str, Any], model: nn.Module, folder: Path, resume_step: in
         resume_step: optimisation step of the checkpoint that is being continued, None for a new run.
     """
     from segsweep import callbacks, checkpoints, panels
+    from segsweep.label_panels import LabelPanel
     from segsweep.task import Task
 
     data = build_data(plain)
@@ -188,7 +189,7 @@ def build(plain: dict[str, Any], model: nn.Module, folder: Path, resume_step: in
     trainer: pl.Trainer = make_partial({**arguments(plain, "trainer"), "enable_progress_bar": bool(bar)})(
         default_root_dir=folder,
         logger=logger,
-        callbacks=[*panels.all_panels(), *bar, *stopping, history, best, last],
+        callbacks=[*panels.all_panels(), LabelPanel(), *bar, *stopping, history, best, last],
         plugins=[checkpoints.HashedCheckpointIO()],
     )
     return Parts(data, task, trainer, logger, best, history)

@@ -77,6 +77,19 @@ def thumbnail(image: NDArray[np.float32], spec: DataSpec, side: int) -> Picture:
     return _resize(_photo(image, spec), (side, side), Image.Resampling.BILINEAR)
 
 
+def row(image: NDArray[np.float32], masks: Iterable[NDArray[np.integer]], spec: DataSpec) -> Picture:
+    """An image and masks of it beside each other, what is ignored in grey.
+
+    Args:
+        image: (C, h, w) float32, standardised.
+        masks: (h, w) class numbers or ``ignore_index``.
+        spec: statistics and classes of the data.
+    """
+    colours, size = palette(spec.num_classes), _shown_size(*image.shape[1:])
+    painted = [_resize(colours[np.where(mask == spec.ignore_index, 255, mask)], size) for mask in masks]
+    return np.concatenate([_resize(_photo(image, spec), size, Image.Resampling.BILINEAR), *painted], axis=1)
+
+
 def contact_sheet(
     rows: list[tuple[str, NDArray[np.uint8], NDArray[np.uint8]]], spec: DataSpec, columns: int = 3
 ) -> Picture:

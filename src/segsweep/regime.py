@@ -11,6 +11,7 @@ from annotated_types import Gt, Le
 
 if TYPE_CHECKING:
     from segsweep.objectives import Objective
+    from segsweep.readout import ClusterReadout
 
 Images = Literal["labelled", "all", "mixed"]
 EncoderState = Literal["trained", "thawed", "frozen"]
@@ -45,13 +46,15 @@ class Regime:
 
     Args:
         stages: name -> stage, in order; their shares add up to 1.
+        readout: how classes are read off a model that has seen no label; None: by its logits.
 
     Raises:
         ValueError: there is no stage, two leave their share open, or the shares do not add up to 1.
     """
 
-    def __init__(self, stages: Mapping[str, Stage]) -> None:
+    def __init__(self, stages: Mapping[str, Stage], readout: ClusterReadout | None = None) -> None:
         self.stages = dict(stages)
+        self.readout = readout
         given = [stage.share for stage in self.stages.values() if stage.share is not None]
         num_open = len(self.stages) - len(given)
         if num_open > 1:

@@ -4,7 +4,6 @@ import inspect
 import logging
 import time
 from collections.abc import Callable, Iterable
-from functools import partial
 from math import isfinite
 from typing import Any
 
@@ -79,6 +78,7 @@ class Task(pl.LightningModule):
         self.eval_counts = ImageCounts(spec.num_classes, spec.ignore_index)
         self.test_stage = "test"
         self.train_images_per_s: list[float] = []
+        self.readout = regime.readout
         self._features: Tensor | None = None  # of a frozen encoder, for every training image
         self._sums: dict[str, Tensor] = {}
         self._images = 0
@@ -235,6 +235,7 @@ class Task(pl.LightningModule):
         self._forget_terms("val")
         self._begin()
         self.eval_counts.reset()
+        self._fit_readout()
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Scores a batch at the native size of its masks."""
@@ -249,6 +250,7 @@ class Task(pl.LightningModule):
         """Starts counting."""
         self._begin()
         self.eval_counts.reset()
+        self._fit_readout()
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         """Scores a batch at the native size of its masks."""
@@ -269,17 +271,42 @@ class Task(pl.LightningModule):
 
     def segment(self, image: Tensor) -> SegmenterOutput:
         """Segments whole images (N, C, H, W): in one piece, or by overlapping tiles if the data says so."""
-        view: Callable[[Tensor], SegmenterOutput] = partial(self.objective.view, self.model)
+        return self._whole(self._view if self.readout is None else self._read_out, image)
+
+    def _view(self, image: Tensor) -> SegmenterOutput:
+        return self.objective.view(self.model, image)
+
+    def _read_out(self, image: Tensor) -> SegmenterOutput:
+        """Class scores by the readout in place of the model's logits."""
+        readout: Any = self.readout
+        return self._view(image)._replace(logits=readout(self.model, image))
+
+    def _whole(self, view: Callable[[Tensor], SegmenterOutput], image: Tensor) -> SegmenterOutput:
         if self.spec.tile is None:
             return view(image)
         return segment_by_tiles(view, image, self.spec.tile, self.spec.tile_overlap)
 
+    def _fit_readout(self) -> None:
+        """Has the readout look at the weights as they are now."""
+        if self.readout is not None:
+            with self.trainer.precision_plugin.forward_context():
+                self.readout.fit(self.model, self._data.train_as_is, self.spec, self.seed)
+
+    def compare_readouts(self) -> dict[str, dict[str, float]]:
+        """Scores on the tested images of the readout's probe and controls; none without a readout."""
+        if self.readout is None:
+            return {}
+        test = self._data.test_images(self.tested())
+        with torch.inference_mode(), self.trainer.precision_plugin.forward_context():
+            return self.readout.compare(self.model, self._data.train_as_is, test, self.spec, self.seed)
+
     def _score(self, batch: Batch) -> None:
         """The loss at the size of the image, as in training; the metrics at the native size of the mask."""
-        output = self.segment(batch.image)
+        output = self._whole(self._view, batch.image)
+        logits = output.logits if self.readout is None else self.segment(batch.image).logits
         mask = F.interpolate(batch.mask[:, None].float(), batch.image.shape[-2:], mode="nearest")[:, 0].long()
         self._add(self.objective.score(output, batch._replace(mask=mask), self.loss), batch)
-        self.eval_counts.update(resize_to(output.logits.float(), batch.mask), batch.mask, batch.index)
+        self.eval_counts.update(resize_to(logits.float(), batch.mask), batch.mask, batch.index)
 
     def _refuse_nan(self, terms: dict[str, Tensor], batch: Batch) -> None:
         """Raises before a loss that is not finite reaches the weights.

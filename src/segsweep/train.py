@@ -243,6 +243,7 @@ def _finish(run: Run, parts: Parts, plain: dict[str, Any]) -> None:
         images_per_s={"train": float(np.median(trained[1:] or trained)), **speeds},
         peak_memory_mb=cost.peak_memory_mb(),
     )
+    _compare_readouts(run, parts)
     counts, tested = task.test_counts(), task.tested()
     items = [batches.split.items[position] for position in tested]
     np.savez_compressed(
@@ -257,6 +258,22 @@ def _finish(run: Run, parts: Parts, plain: dict[str, Any]) -> None:
     callbacks.log_table_row(parts.logger, run.record, parts.trainer.global_step)
     parts.logger.experiment.close()  # a sweep in one process would gather open files
     log.info("done: %s", _shown(run.folder))
+
+
+def _compare_readouts(run: Run, parts: Parts) -> None:
+    """Sets clusters of a model without labels beside a probe of the same features and beside the controls."""
+    controls = parts.task.compare_readouts()
+    if not controls:
+        return
+    keys = ("test/miou", "test/pixel_accuracy")
+    others = {"clusters": run.record["metrics"], "location_prior": run.record["floors"]["location_prior"]}
+    readout = {name: {key: values[key] for key in keys} for name, values in {**others, **controls}.items()}
+    run.save(readout=readout)
+    for name, values in readout.items():
+        parts.logger.experiment.add_scalar(f"readout/{name}", values["test/miou"], parts.trainer.global_step)
+    log.info(
+        "readout: test mIoU %s", ", ".join(f"{name} {values['test/miou']:.4f}" for name, values in readout.items())
+    )
 
 
 def _metrics(line: dict[str, Any]) -> dict[str, float | None]:

@@ -214,17 +214,20 @@ class EvalBatches:
     """The batches of a split for validation and test, whole images, without augmentation.
 
     Images that have one size and whose masks have one native size share a batch, so that each field is one tensor.
+    ``only`` leaves out all other positions.
     """
 
-    def __init__(self, data: DataModule, name: str, device: torch.device) -> None:
+    def __init__(self, data: DataModule, name: str, device: torch.device, only: Iterable[int] | None = None) -> None:
         self.split, self.spec, self.device = data.store.splits[name], data.spec, device
         self.windows = Windows(self.split, device, data.storage)
         self.num_workers = data.num_workers
         # Tiles are batched among themselves, so one large image at a time.
         batch_size = 1 if data.spec.tile else data.batch_size
+        chosen = None if only is None else set(only)
         by_size: dict[tuple[int, ...], list[int]] = {}
         for position, sizes in enumerate(np.concatenate([self.split.sizes, self.split.shapes], axis=1).tolist()):
-            by_size.setdefault(tuple(sizes), []).append(position)
+            if chosen is None or position in chosen:
+                by_size.setdefault(tuple(sizes), []).append(position)
         self.batches = [
             positions[i : i + batch_size]
             for positions in by_size.values()

@@ -1,5 +1,6 @@
 """The one LightningDataModule: a dataset's facts, its decoded store, and which masks may be used."""
 
+from collections.abc import Iterator
 from functools import cached_property
 from typing import Annotated, Literal
 
@@ -19,7 +20,7 @@ from segsweep.data.windows import Storage
 from segsweep.hints import override, written
 from segsweep.regime import Regime, Stage
 from segsweep.rng import permutation
-from segsweep.types import DataSpec
+from segsweep.types import Batch, DataSpec
 
 Side = Annotated[int, Gt(0)]
 _MOST_PIXELS = 100_000_000  # of one decoded image, crop or tile: more would fill the memory long before a step
@@ -167,6 +168,26 @@ class DataModule(pl.LightningDataModule):
         """The training images in order, if every epoch shows them as they are: whole and not augmented."""
         is_still = self.crop is None and self.augment.is_identity and self.store.splits["train"].size is not None
         return EvalBatches(self, "train", self._device()) if is_still else None
+
+    def train_as_is(self, only_labelled: bool) -> tuple[int, Iterator[Batch]]:
+        """The training images in order, whole and not augmented, masks at native size.
+
+        Args:
+            only_labelled: those whose masks may be used; else all of them, and every mask is all ``ignore_index``.
+
+        Returns:
+            Their number and the batches.
+        """
+        labelled = self.labelled().tolist() if only_labelled else None
+        batches = EvalBatches(self, "train", self._device(), labelled)
+        if labelled is not None:
+            return len(labelled), iter(batches)
+        hidden = (batch._replace(mask=torch.full_like(batch.mask, self.spec.ignore_index)) for batch in batches)
+        return len(batches.split.items), hidden
+
+    def test_images(self, positions: list[int]) -> EvalBatches:
+        """Some of the test images, masks at native size."""
+        return EvalBatches(self, "test", self._device(), positions)
 
     def val_dataloader(self) -> EvalBatches:
         """Whole images in order, masks at native size."""

@@ -59,15 +59,8 @@ class VAE(nn.Module):
         return SegmenterOutput(logits, reconstruction, latent, divergence(mean, log_variance))
 
     def posterior(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and log-variance of the latent given an image, each (N, D, h, w) float32.
-
-        The log-variance is kept within +-10 (standard deviations from 0.007 to 148): one wild value would overflow
-        ``exp``, and a variance that shrinks without end would make the divergence grow without end. By tanh, not by a
-        hard clamp, whose gradient is 0 outside: the loss could never bring back what has left.
-        """
-        # float32 also under autocast: the divergence sums thousands of terms, and bfloat16 has three digits.
-        mean, raw = self.moments(self.encoder(image)[-1]).float().chunk(2, dim=1)
-        return mean, _MAX_LOG_VARIANCE * torch.tanh(raw / _MAX_LOG_VARIANCE)
+        """Mean and log-variance of the latent given an image, each (N, D, h, w) float32."""
+        return bounded_moments(self.moments(self.encoder(image)[-1]))
 
     def sample(self, num: int, size: tuple[int, int]) -> Tensor:
         """Images decoded from latents that are drawn from the prior, in evaluation mode to be of use.
@@ -100,6 +93,18 @@ class VAE(nn.Module):
         latent_TNDHW = torch.lerp(start, end, shares).to(self.moments.weight.dtype)
         images = resize_to(self.image_decoder(latent_TNDHW.flatten(0, 1)), first)
         return images.reshape(num, len(first), *images.shape[1:]).transpose(0, 1)
+
+
+def bounded_moments(both: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and log-variance, each (N, D, h, w) float32, from the (N, 2 D, h, w) that an encoder gives.
+
+    The log-variance is kept within +-10 (standard deviations from 0.007 to 148): one wild value would overflow
+    ``exp``, and a variance that shrinks without end would make the divergence grow without end. By tanh, not by a
+    hard clamp, whose gradient is 0 outside: the loss could never bring back what has left.
+    """
+    # float32 also under autocast: the divergence sums thousands of terms, and bfloat16 has three digits.
+    mean, raw = both.float().chunk(2, dim=1)
+    return mean, _MAX_LOG_VARIANCE * torch.tanh(raw / _MAX_LOG_VARIANCE)
 
 
 def divergence(mean: Tensor, log_variance: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from rich.console import Console
 from segsweep.files import write_atomic
 from segsweep.report.compression import compression
 from segsweep.report.label_efficiency import label_efficiency
+from segsweep.report.readout import readout
 from segsweep.report.runs import Comparison, Configuration, compare, find_records
 from segsweep.report.table import Table, clean, csv_text, number
 
@@ -28,7 +29,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         prog="segsweep-report",
         description="Ranks the runs in and below folders by test/miou, grouped over seeds, and writes "
         "report/leaderboard.md, .csv and .json. Beside it: label_efficiency.md, .csv and .svg of runs at several "
-        "labelled fractions, compression.md, .csv and .svg of runs with codes of several sizes.",
+        "labelled fractions, compression.md, .csv and .svg of runs with codes of several sizes, readout.md and .csv "
+        "of models that have seen no label.",
         epilog="example: segsweep-report outputs/sweeps/families",
     )
     parser.add_argument("folders", nargs="+", type=Path, metavar="DIR", help="run or sweep folders")
@@ -42,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         comparisons = compare(find_records(options.folders), RANK_BY)
         out = options.out or _common_folder(options.folders) / "report"
-        found = (label_efficiency(comparisons, options.reference), compression(comparisons))
+        found = (label_efficiency(comparisons, options.reference), compression(comparisons), readout(comparisons))
         sections = [section for section in found if section]
         write_report(comparisons, out)
         for section in sections:
@@ -56,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         console.print(_notes(comparison), markup=False, highlight=False)
     for section in sections:
         section.show(console)
-    written = [f"{out}/leaderboard.md, .csv, .json", *(f"{out}/{section.name}.md, .csv, .svg" for section in sections)]
+    written = [f"{out}/leaderboard.md, .csv, .json", *(f"{out}/{section.files}" for section in sections)]
     for line in written:
         console.print(f"written: {line}", markup=False, highlight=False)
 

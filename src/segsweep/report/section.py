@@ -1,4 +1,4 @@
-"""One question of the report with its answer: a Markdown page, a CSV file and a picture."""
+"""One question of the report with its answer: a Markdown page, a CSV file and, if it has curves, a picture."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +19,7 @@ class Part:
         tables: in the order of reading.
         sentences: what the tables say, in words.
         notes: how the numbers were made.
-        panels: of the picture.
+        panels: of the picture, if there is one.
         records: lines of the CSV file.
     """
 
@@ -49,12 +49,22 @@ class Section:
     parts: list[Part]
     columns: int
 
+    @property
+    def panels(self) -> list[Panel]:
+        """Of the picture; none: there is no picture."""
+        return [panel for part in self.parts for panel in part.panels]
+
+    @property
+    def files(self) -> str:
+        """Names of its files, as one reads them."""
+        return f"{self.name}.md, .csv, .svg" if self.panels else f"{self.name}.md, .csv"
+
     def write(self, out: Path) -> None:
-        """Writes ``<name>.md``, ``<name>.csv`` and ``<name>.svg`` into an existing folder."""
+        """Writes ``<name>.md``, ``<name>.csv`` and, with panels, ``<name>.svg`` into an existing folder."""
         rows = [row for part in self.parts for row in part.records]
-        panels = [panel for part in self.parts for panel in part.panels]
         write_atomic(out / f"{self.name}.csv", csv_text(self.header, rows).encode())
-        write_atomic(out / f"{self.name}.svg", draw(panels, self.columns))
+        if self.panels:
+            write_atomic(out / f"{self.name}.svg", draw(self.panels, self.columns))
         write_atomic(out / f"{self.name}.md", self._markdown().encode())
 
     def show(self, console: Console) -> None:
@@ -67,7 +77,9 @@ class Section:
                 console.print(line, markup=False, highlight=False)
 
     def _markdown(self) -> str:
-        lines = [f"# {self.title}", "", f"![{self.title}]({self.name}.svg)", ""]
+        lines = [f"# {self.title}", ""]
+        if self.panels:
+            lines += [f"![{self.title}]({self.name}.svg)", ""]
         for part in self.parts:
             lines += [f"## {clean(part.title)}", "", *(f"- {clean(line)}" for line in part.sentences), ""]
             for table in part.tables:
