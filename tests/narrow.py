@@ -24,6 +24,7 @@ NARROW = {
     "reseg": ["model.widths=[8,16,16]", "model.hidden_size=12"],
     "reseg_vgg": ["model.num_sweeps=1", "model.hidden_size=48", "model.up_widths=[32,32]"],
     "segformer": ["model.encoder_name=tu-test_convnext", "model.options={decoder_segmentation_channels:16}"],
+    "segment_latent": ["model.widths=[8,16,32]", "model.hidden_size=16", "model.num_convs=2"],
     "segnet_basic": ["model.width=12"],
     "smp": [*_SMALL_ENCODER, "model.options={decoder_channels:[32,16,16,8,8]}"],
     "unet": ["model.widths=[8,16,32]"],

@@ -21,7 +21,7 @@ FLOORS = {
     "regime": 3,
     "freezing": 4, "data": 4,
     "task": 5, "checkpoints": 5, "floors": 5,
-    "callbacks": 6, "label_panels": 6,
+    "callbacks": 6, "panels": 6, "label_panels": 6, "projector": 6,
     "run": 7, "config": 7,
     "signatures": 8,
     "check": 9,

@@ -413,14 +413,17 @@ def test_the_first_half_of_wnet_is_a_unet(make):
 
 
 @pytest.mark.parametrize(
-    ("model", "expected"), [("vae", {"reconstruction", "samples"}), ("wnet", {"reconstruction"}), ("unet", set())]
+    ("model", "expected"),
+    [("vae", {"reconstruction", "samples", "interpolations"}), ("wnet", {"reconstruction"}), ("unet", set())],
 )
 def test_tensorboard_holds_reconstructions_and_samples(composer, tmp_path, model, expected):
     origin = {"choices": {"model": model}, "overrides": [], "sweep": None}
     train(composer(*TINY, f"model={model}", "model.widths=[4,8]"), tmp_path, origin)
     events = EventAccumulator(str(tmp_path)).Reload()
     tags = set(events.Tags()["images"])
-    assert tags == {"val/image_truth_prediction_error"} | {f"val/{'image_' * (e != 'samples')}{e}" for e in expected}
+    assert tags == {"val/image_truth_prediction_error"} | {
+        f"val/{'image_' * (e == 'reconstruction')}{e}" for e in expected
+    }
     for tag in tags:
         assert len(events.Images(tag)) == 2  # one an epoch
     if "reconstruction" in expected:  # 4 images of 48 pixels, shown at 96, a line of 2 between them
@@ -429,12 +432,15 @@ def test_tensorboard_holds_reconstructions_and_samples(composer, tmp_path, model
     if "samples" in expected:
         shown = events.Images("val/samples")[0]
         assert (shown.height, shown.width) == (4 * 98, 8 * 96)
+    if "interpolations" in expected:  # two pairs of the four images, and what lies between them
+        shown = events.Images("val/interpolations")[0]
+        assert (shown.height, shown.width) == (2 * 98, (1 + 8 + 1) * 96)
 
 
 def test_samples_are_the_same_draws_and_leave_the_random_state_alone(make):
     from types import SimpleNamespace
 
-    from segsweep.callbacks import SamplePanel
+    from segsweep.panels import SamplePanel
 
     model, drawn = make("vae").eval(), []
     model.image_decoder.register_forward_pre_hook(lambda _, args: drawn.append(args[0].clone()))

@@ -1,6 +1,7 @@
 """What the command line answers: quickly, and with every mistake in one line that says how to fix it."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -51,7 +52,8 @@ def test_an_experiment_is_free_of_mistakes(composer, name, tmp_path):
         given.append(f"data.root={tmp_path}")
     if cfg.model.get("trunk_weights"):
         given.append("model.trunk_weights=null")
-    swept = {key: str(values).split(",") for key, values in (cfg.hydra.sweeper.get("params") or {}).items()}
+    params = (cfg.hydra.sweeper.get("params") or {}).items()
+    swept = {key: re.split(r",(?![^[]*\])", str(values)) for key, values in params}  # not at the commas of a list
     lines = value_mistakes(composer, *given, *(f"{key}={values[0]}" for key, values in swept.items()))
     assert [line for line in lines if not line.startswith(f"E-ROOT data.root={tmp_path}")] == []
     for group in swept.keys() & {"model", "loss"}:

@@ -1,5 +1,7 @@
 """Each term that looks at distances or at the image, by hand and against other implementations."""
 
+from math import log
+
 import numpy as np
 import pytest
 import torch
@@ -69,13 +71,32 @@ def test_reconstruction_in_standardised_units(kind, expected):
     )
 
 
-def test_reconstruction_bce_compares_intensities():
-    image = (torch.tensor([0.0, 1.0]).view(1, 1, 1, 2) - 0.5) / 0.2
+def bce_of(intensity, shown):
+    """Image and reconstruction are given as intensities in 0..1; the term sees them standardised."""
+    image, reconstruction = (((torch.tensor([[[x]]]) - 0.5) / 0.2) for x in (intensity, shown))
+    reconstruction.requires_grad_()
     term = losses.Reconstruction("bce", mean=(0.5,), std=(0.2,))
-    right = torch.tensor([-20.0, 20.0]).view(1, 1, 1, 2)
-    batch = batch_of(torch.zeros(1, 1, 2).long(), image)
-    assert term(SegmenterOutput(right, right), batch).item() == pytest.approx(0, abs=1e-6)
-    assert term(SegmenterOutput(right, -right), batch).item() == pytest.approx(20, rel=1e-3)
+    batch = batch_of(torch.zeros(1, 1, len(intensity)).long(), image)
+    value = term(SegmenterOutput(image, reconstruction), batch)
+    value.backward()
+    return value.item(), reconstruction.grad.flatten().tolist()
+
+
+def test_reconstruction_bce_is_in_the_units_of_the_image():
+    entropy = -(0.3 * log(0.3) + 0.7 * log(0.7))
+    value, gradient = bce_of([0.3], [0.3])
+    assert value == pytest.approx(entropy, rel=1e-5)
+    assert gradient == pytest.approx([0], abs=1e-5)  # least where the reconstruction is the image
+    value, gradient = bce_of([0.3], [0.6])
+    assert value == pytest.approx(-(0.3 * log(0.6) + 0.7 * log(0.4)), rel=1e-5)
+    assert gradient == pytest.approx([0.2 * (0.6 - 0.3) / (0.6 * 0.4)], rel=1e-4)
+
+
+def test_reconstruction_bce_brings_back_what_is_beyond_black_and_white():
+    value, (below, above) = bce_of([0.3, 0.3], [-2.0, 3.0])
+    assert value < 5
+    assert below < 0 < above  # a step downhill leads into the range
+    assert bce_of([0.0, 1.0], [-2.0, 3.0])[1] == pytest.approx([0, 0], abs=1e-5)  # black and white cannot be bettered
 
 
 def test_divergence_warms_up_in_training_alone():

@@ -65,6 +65,35 @@ def test_any_model_with_a_code_joins(sweep):
     assert {line.name.split()[0] for line in part.panels[0].lines} == {"model=segment_latent", "model=another"}
 
 
+def test_stored_codes_have_a_speed_of_their_own(tmp_path):
+    for channels in SCORES:
+        speeds = {"train": 100.0, "inference": 1000.0, "from_code": 64_000.0 / channels}
+        write_record(
+            tmp_path / str(channels), 0.5, model="segment_latent", config={"latent_channels": channels},
+            code={"values": channels * 36, "reduction": 192 / channels}, images_per_s=speeds,
+        )  # fmt: skip
+    write_record(tmp_path / "unet", 0.6)
+    (part,) = (found := section(tmp_path)).parts
+    assert found.columns == len(part.panels) == 3
+    assert [y.mean for _, y in part.panels[2].lines[0].points] == [1000, 4000, 16_000]
+    assert part.panels[2].level is None  # who segments the image itself has no codes to start from
+    assert "1,000 -> 16,000 from stored codes" in part.sentences[0]
+    column = part.tables[0].header.index("from code")
+    assert [row[column] for row in part.tables[0].rows] == ["1,000", "4,000", "16,000", "-"]
+
+
+def test_one_size_in_two_ways_gives_two_curves(tmp_path):
+    for widths, stride in (([8, 16], 2), ([8, 16, 32], 4)):
+        for channels in (4, 1):
+            code = {"values": channels * (48 // stride) ** 2, "reduction": stride**2 / channels}
+            config = {"latent_channels": channels, "widths": widths}
+            folder = tmp_path / f"{stride}-{channels}"
+            write_record(folder, 0.5, model="segment_latent", config=config, code=code)
+    (part,) = section(tmp_path).parts
+    found = {line.name: [x for x, _ in line.points] for line in part.panels[0].lines}
+    assert found == {"model.widths=[8, 16]": [1, 4], "model.widths=[8, 16, 32]": [4, 16]}
+
+
 def test_one_size_is_no_curve(tmp_path):
     write_record(tmp_path / "a", 0.5, model="segment_latent", code={"values": 100, "reduction": 4.0})
     write_record(tmp_path / "b", 0.5)

@@ -165,7 +165,7 @@ def build(plain: dict[str, Any], model: nn.Module, folder: Path, resume_step: in
         folder: of the run.
         resume_step: optimisation step of the checkpoint that is being continued, None for a new run.
     """
-    from segsweep import callbacks, checkpoints
+    from segsweep import callbacks, checkpoints, panels
     from segsweep.label_panels import LabelPanel
     from segsweep.task import Task
 
@@ -189,7 +189,7 @@ def build(plain: dict[str, Any], model: nn.Module, folder: Path, resume_step: in
     trainer: pl.Trainer = make_partial({**arguments(plain, "trainer"), "enable_progress_bar": bool(bar)})(
         default_root_dir=folder,
         logger=logger,
-        callbacks=[callbacks.ImagePanel(), callbacks.SamplePanel(), LabelPanel(), *bar, *stopping, history, best, last],
+        callbacks=[*panels.all_panels(), LabelPanel(), *bar, *stopping, history, best, last],
         plugins=[checkpoints.HashedCheckpointIO()],
     )
     return Parts(data, task, trainer, logger, best, history)

@@ -3,7 +3,10 @@
 import copy
 import resource
 import time
+from collections.abc import Callable
+from math import prod
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -30,7 +33,45 @@ def count_flops(model: nn.Module, in_channels: int, size: tuple[int, int]) -> in
     return int(counter.get_total_flops())
 
 
-def inference_speed(model: nn.Module, image: Tensor) -> float:
+def code_size(model: nn.Module, image: Tensor) -> dict[str, float] | None:
+    """Size of the code that a model makes of an image, if it has a bottleneck smaller than the image.
+
+    Args:
+        model: a segmenter, in evaluation mode.
+        image: (N, C, H, W).
+
+    Returns:
+        ``values``, the numbers of the latent of one image, and ``reduction``, how many times fewer they are than the
+        C H W of the image; None without a latent, or with one that has as many places or values as the image: the
+        class probabilities of a W-Net are no code.
+    """
+    with torch.inference_mode():
+        latent: Tensor | None = model(image[:1]).latent
+    if latent is None or prod(latent.shape[2:]) >= prod(image.shape[2:]) or latent.numel() >= image[0].numel():
+        return None
+    return {"values": latent.numel(), "reduction": round(image[0].numel() / latent.numel(), 4)}
+
+
+def speeds(model: nn.Module, image: Tensor) -> dict[str, float]:
+    """Images per second of ``model`` in evaluation mode, by what one starts from.
+
+    Args:
+        model: a segmenter; one that segments from a code also has ``decode(code, image)``.
+        image: (N, C, H, W), a batch on the device of the model.
+
+    Returns:
+        ``inference`` from images, and ``from_code``, where there is a code, from codes that are stored already.
+    """
+    values = {"inference": inference_speed(model, image)}
+    if hasattr(model, "decode") and code_size(model, image):
+        segmenter: Any = model
+        with torch.inference_mode():
+            code = segmenter.encoder(image)[-1]
+        values["from_code"] = inference_speed(lambda image: segmenter.decode(code, image), image)
+    return values
+
+
+def inference_speed(model: Callable[[Tensor], Any], image: Tensor) -> float:
     """Images per second of forward passes alone: the median of repeated passes over one batch, on its device."""
     seconds: list[float] = []
     with torch.inference_mode():

@@ -72,6 +72,11 @@ def photos(images: Iterable[NDArray[np.float32]], spec: DataSpec) -> Picture:
     return np.concatenate([_resize(p, _shown_size(*p.shape[:2]), Image.Resampling.BILINEAR) for p in row], axis=1)
 
 
+def thumbnail(image: NDArray[np.float32], spec: DataSpec, side: int) -> Picture:
+    """A square (side, side, 3) of an image (C, h, w) float32, standardised; longer sides are squeezed."""
+    return _resize(_photo(image, spec), (side, side), Image.Resampling.BILINEAR)
+
+
 def row(image: NDArray[np.float32], masks: Iterable[NDArray[np.integer]], spec: DataSpec) -> Picture:
     """An image and masks of it beside each other, what is ignored in grey.
 

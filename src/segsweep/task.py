@@ -192,6 +192,7 @@ class Task(pl.LightningModule):
         """Restarts the random state from (seed, epoch), so that a continued run draws what it would have drawn."""
         torch.manual_seed(mix(self.seed, "epoch", self.current_epoch))
         self.train_confusion.reset()
+        self._forget_terms("train")
         self._begin()
         self._epoch_start = time.perf_counter()
 
@@ -235,6 +236,7 @@ class Task(pl.LightningModule):
         """Starts counting."""
         # Training sums must not be lost: validation runs inside the training epoch.
         self._training = (self._sums, self._images)
+        self._forget_terms("val")
         self._begin()
         self.eval_counts.reset()
         self._fit_readout()
@@ -325,6 +327,12 @@ class Task(pl.LightningModule):
 
     def _begin(self) -> None:
         self._sums, self._images = {}, 0
+
+    def _forget_terms(self, stage: str) -> None:
+        """Drops loss terms that Lightning would repeat in every epoch to come, those of an earlier stage included."""
+        metrics = self.trainer.callback_metrics
+        for name in [name for name in metrics if name.startswith(f"{stage}/loss/")]:
+            del metrics[name]
 
     def _add(self, terms: dict[str, Tensor], batch: Batch) -> None:
         num = len(batch.image)

@@ -230,15 +230,17 @@ def _finish(run: Run, parts: Parts, plain: dict[str, Any]) -> None:
     """Measures the cost, writes what the report reads, and the run's row in TensorBoard's HParams table."""
     import numpy as np
 
-    from segsweep import callbacks, cost
+    from segsweep import callbacks, cost, panels, projector
 
     task = parts.task.to(parts.trainer.strategy.root_device).eval()
     batches = parts.data.test_dataloader()
+    image = next(iter(batches)).image
     with parts.trainer.precision_plugin.forward_context():
-        inference = cost.inference_speed(task.model, next(iter(batches)).image)
-    speeds = [line["train/images_per_s"] for line in parts.history.lines()]
+        code, speeds = cost.code_size(task.model, image), cost.speeds(task.model, image)
+    trained = [line["train/images_per_s"] for line in parts.history.lines()]
     run.save(
-        images_per_s={"train": float(np.median(speeds[1:] or speeds)), "inference": inference},
+        **({"code": code} if code else {}),
+        images_per_s={"train": float(np.median(trained[1:] or trained)), **speeds},
         peak_memory_mb=cost.peak_memory_mb(),
     )
     _compare_readouts(run, parts)
@@ -250,8 +252,9 @@ def _finish(run: Run, parts: Parts, plain: dict[str, Any]) -> None:
         names=np.array([item.name for item in items]),
         groups=np.array([item.group for item in items]),
     )
-    worst = [tested[i] for i in callbacks.worst_positions(counts.confusion, parts.data.spec)]
-    callbacks.write_examples(run.folder / "test_examples", task, batches, worst)
+    worst = [tested[i] for i in panels.worst_positions(counts.confusion, parts.data.spec)]
+    panels.write_examples(run.folder / "test_examples", task, batches, worst)
+    projector.log_latents(parts.logger, task, batches)
     callbacks.log_table_row(parts.logger, run.record, parts.trainer.global_step)
     parts.logger.experiment.close()  # a sweep in one process would gather open files
     log.info("done: %s", _shown(run.folder))

@@ -9,6 +9,8 @@ from torch import Tensor, nn
 
 from segsweep.types import Batch, SegmenterOutput
 
+_MARGIN = 0.01  # of intensities in 0..1; a gradient of the cross entropy is at most its inverse
+
 
 class Reconstruction(nn.Module):
     """Distance between the image and its reconstruction, mean over pixels and channels, labelled or not.
@@ -16,8 +18,10 @@ class Reconstruction(nn.Module):
     It applies to models that reconstruct and is skipped for the others, so that one loss file serves every family.
 
     Args:
-        kind: ``mse`` or ``mae`` on standardised values, or ``bce`` on values brought back to 0..1, where the
-            reconstruction is taken as a logit.
+        kind: ``mse`` or ``mae`` on standardised values, or ``bce`` on both brought back to intensities in 0..1.
+            Whatever it is, the reconstruction is in the units of ``Batch.image``. For ``bce`` intensities are kept
+            0.01 away from black and white, where its logarithms would be infinite; its least value is not 0 but the
+            entropy of the image.
         mean: per channel, the data's.
         std: per channel, the data's.
     """
@@ -42,8 +46,11 @@ class Reconstruction(nn.Module):
             return F.mse_loss(reconstruction, batch.image)
         if self.kind == "mae":
             return F.l1_loss(reconstruction, batch.image)
-        intensity = (batch.image * self.std + self.mean).clamp(0, 1)
-        return F.binary_cross_entropy_with_logits(reconstruction, intensity)
+        truth = (batch.image * self.std + self.mean).clamp(_MARGIN, 1 - _MARGIN)
+        free = reconstruction * self.std + self.mean
+        # Bounded in value alone: a clamp has no gradient outside, and could not bring back what has left the range.
+        shown = free + (free.clamp(_MARGIN, 1 - _MARGIN) - free).detach()
+        return -(truth * shown.log() + (1 - truth) * (1 - shown).log()).mean()
 
 
 class Divergence(nn.Module):

@@ -77,6 +77,23 @@ class VAE(nn.Module):
         latent = torch.randn(num, self.latent_channels, *cells, device=weight.device, dtype=weight.dtype)
         return resize_to(self.image_decoder(latent), weight.new_empty(1, 1, *size))
 
+    def interpolate(self, first: Tensor, second: Tensor, num: int) -> Tensor:
+        """Images decoded on the straight lines between the latent means of images, in equal steps.
+
+        Args:
+            first: (N, C, H, W).
+            second: (N, C, H, W).
+            num: images on each line, both ends included.
+
+        Returns:
+            (N, num, C, H, W) in standardised units, from the reconstruction of ``first`` to that of ``second``.
+        """
+        start, end = (self.posterior(image)[0] for image in (first, second))
+        shares = torch.linspace(0, 1, num, device=start.device).view(-1, 1, 1, 1, 1)
+        latent_TNDHW = torch.lerp(start, end, shares).to(self.moments.weight.dtype)
+        images = resize_to(self.image_decoder(latent_TNDHW.flatten(0, 1)), first)
+        return images.reshape(num, len(first), *images.shape[1:]).transpose(0, 1)
+
 
 def bounded_moments(both: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and log-variance, each (N, D, h, w) float32, from the (N, 2 D, h, w) that an encoder gives.

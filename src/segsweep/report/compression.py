@@ -1,7 +1,8 @@
 """Compression: accuracy and speed of segmenters that work on a code, against the size of that code.
 
 A run joins if its record has ``code``: ``values``, the numbers that stand for one image, and ``reduction``, how many
-times fewer they are than those of the image itself.
+times fewer they are than those of the image itself. Its speed in inference starts from images; ``from_code``, where the
+model has measured it, from codes that are stored already.
 """
 
 from collections.abc import Sequence
@@ -12,20 +13,22 @@ from segsweep.report.runs import Comparison, Configuration, group
 from segsweep.report.section import Part, Section
 from segsweep.report.table import Table, number
 
-_METRIC, _SPEED = "test/miou", "images_per_s.inference"
+_METRIC, _SPEED, _CODE_SPEED = "test/miou", "images_per_s.inference", "images_per_s.from_code"
+_PANELS = {_METRIC: "test mIoU", _SPEED: "images/s in inference", _CODE_SPEED: "images/s from stored codes"}
 # Along one curve these may differ: they set the size of the code, and name the autoencoder trained at that size.
 _SIZE_KEYS = ("model.latent_channels", "model.widths", "init_from")
-_HEADER = ("configuration", "reduction", "values", "test mIoU", "against no code", "n", "img/s infer", "img/s train",
-           "M params")  # fmt: skip
+_HEADER = ("configuration", "reduction", "values", "test mIoU", "against no code", "n", "img/s infer", "from code",
+           "img/s train", "M params")  # fmt: skip
 _CSV_HEADER = ("data", "configuration", "reduction", "values", "mean", "low", "high", "n", "difference",
-               "difference_low", "difference_high", "n_paired", "inference_images_per_s", "train_images_per_s",
-               "parameters")  # fmt: skip
+               "difference_low", "difference_high", "n_paired", "inference_images_per_s", "from_code_images_per_s",
+               "train_images_per_s", "parameters")  # fmt: skip
 
 
 def compression(comparisons: Sequence[Comparison]) -> Section | None:
     """The section, or None if no dataset was segmented from codes of two sizes."""
     parts = [part for comparison in comparisons if (part := _part(comparison)) is not None]
-    return Section("compression", "Compression", _CSV_HEADER, parts, columns=2) if parts else None
+    columns = max((len(part.panels) for part in parts), default=0)
+    return Section("compression", "Compression", _CSV_HEADER, parts, columns) if parts else None
 
 
 def _part(comparison: Comparison) -> Part | None:
@@ -43,10 +46,7 @@ def _part(comparison: Comparison) -> Part | None:
         [Table("Accuracy and speed by size of the code", _HEADER, [_cells(*row, best) for row in rows], _HEADER[:1])],
         [_sentence(name, curve[0], curve[-1]) for name, curve in curves.items() if len(curve) > 1],
         _notes([row for _, row in rows], len(uncoded)),
-        [
-            _panel(comparison.name, "test mIoU", _METRIC, curves, best),
-            _panel(comparison.name, "images/s in inference", _SPEED, curves, best),
-        ],
+        [panel for key, what in _PANELS.items() if (panel := _panel(comparison.name, what, key, curves, best)).lines],
         [_record(comparison.name, *row, best) for row in rows],
     )
 
@@ -54,7 +54,11 @@ def _part(comparison: Comparison) -> Part | None:
 def _curves(coded: list[Configuration]) -> dict[str, list[Configuration]]:
     """Name of a curve -> its configurations by rising reduction."""
     rows = {row.completed[0]["fingerprint_without_seed"]: row for row in coded}
-    named = group((row.completed[0] for row in coded), _SIZE_KEYS)
+    records = [row.completed[0] for row in coded]
+    named = group(records, _SIZE_KEYS)
+    if any(len({first["code"]["values"] for first in firsts}) < len(firsts) for _, firsts in named):
+        # One size in two ways: few places of many channels, many places of few. Then each depth is a curve of its own.
+        named = group(records, [key for key in _SIZE_KEYS if key != "model.widths"])
     return {name: [rows[first["fingerprint_without_seed"]] for first in firsts] for name, firsts in named}
 
 
@@ -62,6 +66,8 @@ def _sentence(name: str, large: Configuration, small: Configuration) -> str:
     """What the smallest code costs and gains against the largest one."""
     change, before, after = _paired(small, large), large.average(_SPEED), small.average(_SPEED)
     speed = f"; {before:,.0f} -> {after:,.0f} images/s in inference" if before and after else ""
+    before, after = large.average(_CODE_SPEED), small.average(_CODE_SPEED)
+    speed += f", {before:,.0f} -> {after:,.0f} from stored codes" if before and after else ""
     if change is None or change.low is None:
         cost = "too few shared seeds to say what it costs"
     else:
@@ -85,7 +91,7 @@ def _panel(data: str, what: str, key: str, curves: dict[str, list[Configuration]
         Line(name, [(_reduction(row), mean_interval(row.values(key))) for row in rows if row.values(key)])
         for name, rows in curves.items()
     ]
-    level = best.average(key) if best else None
+    level = best.average(key) if best and key != _CODE_SPEED else None
     return Panel(
         f"{data}: {what}",
         "reduction of the image by its code",
@@ -121,6 +127,7 @@ def _cells(name: str, row: Configuration, best: Configuration | None) -> tuple[s
         difference.text("+.4f") if difference else "-",
         str(score.n),
         number(row.average(_SPEED), ",.0f"),
+        number(row.average(_CODE_SPEED), ",.0f"),
         number(row.average("images_per_s.train"), ",.0f"),
         number(parameters and parameters / 1e6, ".3f"),
     )
@@ -137,6 +144,7 @@ def _record(data: str, name: str, row: Configuration, best: Configuration | None
         *score.cells(),
         *(difference.cells() if difference else NO_CELLS),
         number(row.average(_SPEED), ".3f"),
+        number(row.average(_CODE_SPEED), ".3f"),
         number(row.average("images_per_s.train"), ".3f"),
         number(row.average("parameters"), ".0f"),
     )
