@@ -15,7 +15,8 @@ from segsweep.losses import Reconstruction
 from segsweep.models.blocks import ConvEncoder
 from segsweep.objectives import Joint, Reconstruct, Segment
 from segsweep.run import read_record
-from segsweep.task import Task, prepare
+from segsweep.staged import prepare
+from segsweep.task import Task
 from segsweep.types import Batch
 from tests.conftest import TINY, history, quick_ones, timeless
 from tests.narrow import NARROW

@@ -235,7 +235,7 @@ def _try_regime(plain: dict[str, Any], defaults: Defaults) -> list[str]:
     """Builds the regime, and holds it against a model without memory: some stages need an encoder."""
     import torch
 
-    from segsweep.task import prepare
+    from segsweep.staged import prepare
     from segsweep.types import DataSpec
 
     def build() -> None:

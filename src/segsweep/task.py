@@ -1,30 +1,24 @@
 """The one LightningModule: it trains and scores any segmenter with any loss on any data."""
 
-import inspect
-import logging
 import time
 from collections.abc import Callable, Iterable
 from math import isfinite
 from typing import Any
 
-import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
-from segsweep.features import frozen_features
-from segsweep.freezing import EncoderSwitch
-from segsweep.metrics import Confusion, Counts, ImageCounts, best_is, summarise
+from segsweep.metrics import Confusion, Counts, ImageCounts, summarise
 from segsweep.models.blocks import resize_to
-from segsweep.objectives import Loss, Objective
-from segsweep.regime import Regime, Stage
+from segsweep.objectives import Loss
+from segsweep.regime import Regime
 from segsweep.rng import mix
+from segsweep.staged import StagedTraining
 from segsweep.tiling import segment_by_tiles
 from segsweep.types import Batch, DataSpec, SegmenterOutput
-
-log = logging.getLogger(__name__)
 
 
 class NotFiniteError(ArithmeticError):
@@ -33,25 +27,18 @@ class NotFiniteError(ArithmeticError):
     kind = "nan"
 
 
-class Task(pl.LightningModule):
+class Task(StagedTraining):
     """Trains and scores a segmenter; knows no concrete model, loss or dataset.
 
     Args:
         model: image (N, C, H, W) -> ``SegmenterOutput``.
         loss: (output, batch) -> terms, with the key ``total``.
-        regime: the stages of training, each with its objective.
-        optimizer: parameters -> optimizer; a new one for each stage.
-        scheduler: optimizer, and as far as it takes them ``total_steps`` of the stage and ``mode`` -> scheduler.
-            Stepped once per optimisation step; a ``ReduceLROnPlateau`` once per epoch, by ``monitor``.
-        spec: facts of the data.
-        monitor: metric that chooses the best epoch.
+        regime, optimizer, scheduler, spec, monitor: as in ``StagedTraining``.
         seed: of the run; the global random state restarts from (seed, epoch) at every epoch.
 
     Attributes:
-        stage_index: position of the present stage in the regime.
         test_stage: prefix of the metrics of the next ``trainer.test``.
         train_images_per_s: one value per epoch, validation excluded.
-        images_seen: images of all training steps so far, unlabelled ones included.
     """
 
     def __init__(
@@ -65,23 +52,13 @@ class Task(pl.LightningModule):
         monitor: str,
         seed: int,
     ) -> None:
-        super().__init__()
-        self.model = model.to(memory_format=torch.channels_last)
+        super().__init__(model, regime, optimizer, scheduler, spec, monitor, seed)
         self.loss = loss
-        self.regime, self.stage_index = regime, 0
-        torch.manual_seed(mix(seed, "objectives"))
-        prepare(regime, model, spec)
-        self.objectives = nn.ModuleDict(regime.objectives)
-        self.encoder_switch = EncoderSwitch(model)
-        self.make_optimizer, self.make_scheduler = optimizer, scheduler
-        self.spec, self.monitor, self.seed = spec, monitor, seed
         self.train_confusion = Confusion(spec.num_classes, spec.ignore_index)
         self.eval_counts = ImageCounts(spec.num_classes, spec.ignore_index)
         self.test_stage = "test"
         self.train_images_per_s: list[float] = []
-        self.images_seen = 0
         self.readout = regime.readout
-        self._features: Tensor | None = None  # of a frozen encoder, for every training image
         self._sums: dict[str, Tensor] = {}
         self._images = 0
         self._epoch_start = self._epoch_end = 0.0
@@ -90,103 +67,6 @@ class Task(pl.LightningModule):
         """Segments a batch of standardised images."""
         output: SegmenterOutput = self.model(image)
         return output
-
-    @property
-    def stage(self) -> Stage:
-        """The present stage."""
-        return list(self.regime.stages.values())[self.stage_index]
-
-    @property
-    def objective(self) -> Objective:
-        """What the present stage learns; in a test, what the last one has learnt."""
-        return self.stage.objective
-
-    @property
-    def is_last_stage(self) -> bool:
-        """Whether no stage follows: only then do epochs compete for the best one."""
-        return self.stage_index == len(self.regime.stages) - 1
-
-    def configure_optimizers(self) -> Any:
-        """Builds the optimizer of the present stage and its schedule over all steps of the stage."""
-        total_steps = self._stage_steps()
-        learnt = (parameter for parameter in self.objective.parameters() if parameter.requires_grad)
-        optimizer = self.make_optimizer([*self.model.parameters(), *learnt])
-        monitor = self.monitor if self.objective.trains_logits else "val/loss"
-        offered = {"total_steps": total_steps, "mode": best_is(monitor)}
-        taken = inspect.signature(self.make_scheduler).parameters
-        scheduler = self.make_scheduler(optimizer, **{k: v for k, v in offered.items() if k in taken})
-        plateau = isinstance(scheduler, ReduceLROnPlateau)
-        interval = {"interval": "epoch", "monitor": monitor} if plateau else {"interval": "step"}
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, **interval}}
-
-    def _stage_steps(self) -> int:
-        """Optimisation steps of the present stage."""
-        all_steps = int(self.trainer.estimated_stepping_batches)  # has Lightning count the batches, too
-        if len(self.regime.stages) == 1:
-            return all_steps
-        first, end = self._data.stage_bounds()[self.stage_index]
-        accumulated = self.trainer.accumulate_grad_batches
-        return max(1, -(-int(end) // accumulated) - int(first) // accumulated)
-
-    @property
-    def _data(self) -> Any:
-        return self.trainer.datamodule  # type: ignore[attr-defined]
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Notes the stage, so that a continued run builds the optimizer that the checkpoint is of."""
-        checkpoint["stage"], checkpoint["images_seen"] = self.stage_index, self.images_seen
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Returns to the stage of the checkpoint."""
-        self.stage_index, self.images_seen = checkpoint["stage"], checkpoint["images_seen"]
-
-    def on_train_start(self) -> None:
-        """Begins the first stage, or takes up the one that was interrupted."""
-        if self.global_step == 0:
-            self.objective.enter(self.model)
-        self._take_up_stage()
-
-    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        """Moves to the next stage when its first batch has come."""
-        index = self._data.stage_index(self.current_epoch, batch_idx)
-        if index != self.stage_index:
-            self.stage_index = index
-            self.objective.enter(self.model)
-            self._renew_optimizer()
-            self._take_up_stage()
-        if self.stage.encoder == "thawed":
-            first, end = self._data.stage_bounds()[self.stage_index]
-            done = self.current_epoch * self.trainer.num_training_batches + batch_idx - first
-            self.encoder_switch.thaw(2 * (done + 1) / (end - first))
-
-    def _renew_optimizer(self) -> None:
-        """A stage starts with an optimizer that remembers nothing, at the start of its own schedule."""
-        built = self.configure_optimizers()
-        self.trainer.strategy.optimizers = [built["optimizer"]]
-        config = self.trainer.lr_scheduler_configs[0]
-        config.scheduler = built["lr_scheduler"]["scheduler"]
-        config.monitor = built["lr_scheduler"].get("monitor")
-
-    def _take_up_stage(self) -> None:
-        """Freezes what the stage freezes; computes once what a frozen encoder makes of images that never change."""
-        self.encoder_switch.set(self.stage.encoder)
-        if len(self.regime.stages) > 1:
-            first, end = self._data.stage_bounds()[self.stage_index]
-            name = list(self.regime.stages)[self.stage_index]
-            log.info(
-                "stage %d of %d: %s, batches %d to %d, images: %s, encoder: %s",
-                *(self.stage_index + 1, len(self.regime.stages), name, first + 1, end),
-                *(self.stage.images, self.stage.encoder),
-            )
-        self._features = None
-        encoder: Any = getattr(self.model, "encoder", None)
-        is_frozen = self.stage.encoder == "frozen" or getattr(encoder, "is_frozen", False)
-        if not is_frozen or not self.objective.takes_features or not hasattr(self.model, "decode"):
-            return
-        batches = self._data.still_train_batches()
-        if batches is not None:
-            with self.trainer.precision_plugin.forward_context():
-                self._features = frozen_features(encoder, batches, len(batches.split.items))
 
     def on_train_epoch_start(self) -> None:
         """Restarts the random state from (seed, epoch), so that a continued run draws what it would have drawn."""
@@ -358,15 +238,3 @@ class Task(pl.LightningModule):
 
     def _log(self, values: dict[str, float]) -> None:
         self.log_dict(values, on_step=False, on_epoch=True, batch_size=1)
-
-
-def prepare(regime: Regime, model: nn.Module, spec: DataSpec) -> None:
-    """Has every objective of a regime build what it needs beside the model.
-
-    Raises:
-        ValueError: the model, or an earlier stage, lacks what a stage needs.
-    """
-    earlier: dict[str, Objective] = {}
-    for name, objective in regime.objectives.items():
-        objective.prepare(model, spec, dict(earlier))
-        earlier[name] = objective
