@@ -33,7 +33,7 @@ class LineSweep(nn.Module):
     value v follow from the input at t alone, and one a serves all features of a head; so a whole sweep is a lower (or
     upper) triangular matrix times the values. Half of the heads run forward, half backward. The factor of v keeps the
     variance of h whatever the memory: with 1 - a, what a long-remembering head saw once would drown. With r each place
-    reads of h what it needs; without it two of three seeds did not solve ``data=far_cue``.
+    reads of h what it needs; docs/results.md says how it was chosen.
 
     Args:
         features: of a position, D.
