@@ -53,7 +53,7 @@ def sequential(line, x):
             heads.append(loop(factor.flip(1), enter.flip(1)).flip(1))
         else:
             heads.append(loop(factor, enter))
-    return line.out(torch.cat(heads, dim=-1))
+    return line.out(torch.cat(heads, dim=-1) * nn.functional.silu(line.read(y)))
 
 
 @pytest.mark.parametrize(("dtype", "bound"), BOUNDS)

@@ -29,10 +29,11 @@ _SHORTEST, _LONGEST = 1.0, 64.0  # steps that a head remembers at the start, spr
 class LineSweep(nn.Module):
     """Sweeps lines of features in both directions, one matrix product a head.
 
-    h_t = a_t h_(t-1) + sqrt(1 - a_t^2) v_t. The gate a and the value v follow from the input at t alone, and one gate
-    serves all features of a head; so a whole sweep is a lower (or upper) triangular matrix times the values. Half of
-    the heads run forward, half backward. The factor of v keeps the variance of h whatever the memory: with 1 - a, what
-    a long-remembering head saw once would drown.
+    h_t = a_t h_(t-1) + sqrt(1 - a_t^2) v_t, and out of it comes linear(h_t * silu(r_t)). The gates a and r and the
+    value v follow from the input at t alone, and one a serves all features of a head; so a whole sweep is a lower (or
+    upper) triangular matrix times the values. Half of the heads run forward, half backward. The factor of v keeps the
+    variance of h whatever the memory: with 1 - a, what a long-remembering head saw once would drown. With r each place
+    reads of h what it needs; docs/results.md says how it was chosen.
 
     Args:
         features: of a position, D.
@@ -45,8 +46,8 @@ class LineSweep(nn.Module):
     Reference:
         Gates that see the input alone as in minGRU (Feng et al. 2024, arXiv:2410.01201), the factor of v as in Griffin
         (De et al. 2024, arXiv:2402.19427), shared over heads so that the matrix form of gated linear recurrences
-        applies (Dao and Gu 2024, arXiv:2405.21060); starting as the identity as in L-RNN (Xie et al. 2016). The
-        combination, in rows and columns of feature maps, is ours.
+        applies (Dao and Gu 2024, arXiv:2405.21060); r as in Mamba (Gu and Dao 2023, arXiv:2312.00752); starting as the
+        identity as in L-RNN (Xie et al. 2016). The combination, in rows and columns of feature maps, is ours.
     """
 
     reverse: Tensor
@@ -57,6 +58,7 @@ class LineSweep(nn.Module):
         self.norm = nn.LayerNorm(features)
         self.value = nn.Linear(features, features)
         self.gate = nn.Linear(features, num_heads)
+        self.read = nn.Linear(features, features)
         self.out = nn.Linear(features, features)
         self.register_buffer("reverse", torch.arange(num_heads) >= num_heads // 2, persistent=False)
         nn.init.zeros_(self.out.weight)
@@ -71,7 +73,7 @@ class LineSweep(nn.Module):
         y = self.norm(x_BTD)
         v = self.value(y)
         h = v if self.recurrence == "off" else self.sweep(v, self.log_forget(y))
-        out: Tensor = self.out(h)
+        out: Tensor = self.out(h * F.silu(self.read(y)))
         return out
 
     def log_forget(self, y_BTD: Tensor) -> Tensor:
