@@ -16,6 +16,7 @@ from segsweep.data.folder import Folder
 from segsweep.data.problems import Problem
 from segsweep.data.source import Item, Sample
 from segsweep.data.splits import SPLITS
+from segsweep.objectives import Segment
 from segsweep.regime import Regime, Stage
 from segsweep.types import DataSpec
 
@@ -62,7 +63,7 @@ def open_data(source: Any, augment: str | dict[str, Any] = "none", seed: int = 0
     parts = {
         "source": source,
         "augment": Augment(**_arguments(Augment, node("augment/none") | changed)),
-        "regime": Regime([Stage("all of it", 1.0, images)]),
+        "regime": Regime({"all of it": Stage(1.0, images, "trained", Segment())}),
         "seed": seed,
     }
     return DataModule(**_arguments(DataModule, node("data/folder") | facts | parts))

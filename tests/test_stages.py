@@ -21,7 +21,12 @@ from segsweep.types import Batch
 from tests.conftest import TINY, history, quick_ones, timeless
 from tests.narrow import NARROW
 
-PRETRAIN = ["regime=pretrain", "regime.stages.pretrain.share=0.5", "data.labelled_fraction=0.5", "trainer.max_epochs=4"]  # two epochs a stage
+PRETRAIN = [
+    "regime=pretrain",
+    "regime.stages.pretrain.share=0.5",
+    "data.labelled_fraction=0.5",
+    "trainer.max_epochs=4",
+]  # two epochs a stage
 
 
 def weights(folder, epoch, prefix="model."):

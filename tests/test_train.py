@@ -41,7 +41,7 @@ def test_features_of_a_frozen_encoder_are_computed_once_and_change_nothing(start
     once = history(start("once", *FROZEN))
     assert sum(seen) == 12
     seen.clear()
-    monkeypatch.setattr("segsweep.task.frozen_features", lambda *_: None)
+    monkeypatch.setattr("segsweep.staged.frozen_features", lambda *_: None)
     anew = history(start("anew", *FROZEN))
     assert sum(seen) == 2 * 12  # in each of two epochs
     for a, b in zip(once, anew, strict=True):
