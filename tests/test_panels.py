@@ -22,7 +22,7 @@ def images(composer, folder, *overrides):
      (["model=conv_autoencoder", "model.widths=[4,8]"], [3, 6])],  # this one has an image decoder of its own
 )  # fmt: skip
 def test_reconstructions_are_shown_as_long_as_there_are_any(composer, tmp_path, overrides, steps):
-    shown = images(composer, tmp_path, "regime=pretrain", *overrides)
+    shown = images(composer, tmp_path, "regime=pretrain", "regime.stages.pretrain.share=0.5", *overrides)
     assert shown["val/image_reconstruction"] == steps
     assert shown["val/image_truth_prediction_error"] == [3, 6]
 

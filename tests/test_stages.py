@@ -21,12 +21,8 @@ from segsweep.types import Batch
 from tests.conftest import TINY, history, quick_ones, timeless
 from tests.narrow import NARROW
 
-PRETRAIN = [
-    "regime=pretrain",
-    "regime.stages.pretrain.share=0.5",
-    "data.labelled_fraction=0.5",
-    "trainer.max_epochs=4",
-]  # two epochs a stage
+FEW_LABELS = ["data.labelled_fraction=0.5", "trainer.max_epochs=4"]
+PRETRAIN = ["regime=pretrain", "regime.stages.pretrain.share=0.5", *FEW_LABELS]  # two epochs a stage
 
 
 def weights(folder, epoch, prefix="model."):
@@ -115,7 +111,8 @@ def test_every_stage_has_an_optimizer_and_a_schedule_of_its_own(start):
     ],
 )
 def test_an_interrupted_run_goes_on_in_its_stage(start, monkeypatch, regime, stage, epochs, interrupted):
-    overrides = ["name=run", *PRETRAIN, f"regime={regime}", f"trainer.max_epochs={epochs}"]
+    overrides = ["name=run", *(PRETRAIN if regime == "pretrain" else FEW_LABELS)]
+    overrides += [f"regime={regime}", f"trainer.max_epochs={epochs}"]
     overrides.append(f"regime.stages.{stage}.encoder=thawed")
     straight = start("straight", *overrides)
     original = Task.on_train_epoch_start
@@ -138,10 +135,8 @@ def test_an_interrupted_run_goes_on_in_its_stage(start, monkeypatch, regime, sta
 
 
 def test_a_scratch_run_has_as_many_steps(start):
-    steps = [
-        read_record(start(regime, *PRETRAIN, f"regime={regime}"))["steps"] for regime in ("supervised", "pretrain")
-    ]
-    assert steps == [12, 12]
+    folders = [start(regime, *FEW_LABELS, f"regime={regime}") for regime in ("supervised", "pretrain")]
+    assert [read_record(folder)["steps"] for folder in folders] == [12, 12]
 
 
 def test_the_best_epoch_is_one_of_the_last_stage(tmp_path):
