@@ -234,9 +234,13 @@ def test_joint_training_of_an_autoencoder_uses_its_own_decoder(parts, batch):
     model.eval()
     _, terms = objective(model, batch, loss)
     labelled, unlabelled = batch.divide()
-    own = loss.without_labels(model(unlabelled.image), unlabelled)["total"]
+    own = [loss.without_labels(model(part.image), part)["total"] for part in (labelled, unlabelled)]
+    segmentation = loss(model(labelled.image), labelled)["total"] - own[0]
     assert not list(objective.parameters())
-    assert torch.isclose(terms["total"], loss(model(labelled.image), labelled)["total"] + 0.5 * own)
+    assert torch.isclose(terms["total"], segmentation + (own[0] + own[1]) / 2)
+    control = Joint(0.0)
+    control.prepare(model, spec, {})
+    assert torch.isclose(control(model, batch, loss)[1]["total"], segmentation)
 
 
 def test_joint_training_with_factor_0_is_supervised(parts, batch):
@@ -315,3 +319,88 @@ def test_every_model_with_an_encoder_can_be_pretrained_from_the_command_line(com
     assert len(reached) >= 0.9 * len(gradients)
     assert all(torch.isfinite(gradient).all() for gradient in reached)
     assert not gradients or any(gradient.count_nonzero() for gradient in reached)  # the published trunk is frozen
+
+
+@pytest.mark.parametrize(
+    ("override", "key"),
+    [
+        ("regime.stages.pretrain.images=unlabelled", "regime.stages.pretrain.images"),
+        ("regime.stages.finetune.encoder=forzen", "regime.stages.finetune.encoder"),
+        ("regime.stages.pretrain.share=0", "regime.stages.pretrain.share"),
+        ("regime.stages.pretrain.share=-0.5", "regime.stages.pretrain.share"),
+        ("regime.stages.pretrain.objective.noise=-1", "regime.stages.pretrain.objective.noise"),
+    ],
+)
+def test_a_stage_with_a_wrong_value_is_refused(composer, override, key):
+    lines = mistakes(composer(*TINY, "regime=pretrain", override), {"regime": "pretrain"})
+    assert len(lines) == 1
+    assert lines[0].startswith(f"{key}=")
+
+
+@pytest.mark.parametrize("readout", ["clusters=5", "levels=[9]"])
+def test_a_readout_that_does_not_suit_is_refused(composer, readout):
+    lines = mistakes(composer(*TINY, "regime=unsupervised", f"regime.readout.{readout}"), {"regime": "unsupervised"})
+    assert len(lines) == 1
+    assert lines[0].startswith("regime.readout.")
+
+
+def test_batches_gathered_in_one_stage_do_not_move_a_frozen_encoder(start):
+    # Six batches, gathered by two; the second stage begins after the third, within a window.
+    overrides = ["regime=pretrain_frozen", "regime.stages.pretrain.share=0.5", "trainer.accumulate_grad_batches=2"]
+    early = start("early", *overrides, "trainer.max_epochs=2")
+    before, after = (weights(early, epoch, "model.encoder.") for epoch in (0, 1))
+    assert same(before, after) == list(before)
+    assert read_record(early)["steps"] == 4
+
+
+def test_a_boundary_within_a_window_hands_over_no_gradient(start):
+    overrides = ["regime=pretrain_frozen", "regime.stages.pretrain.share=0.3333", "trainer.max_epochs=1"]
+    waiting = start("waiting", *overrides, "trainer.accumulate_grad_batches=3")  # no step before the stage changes
+    fresh = start("fresh", *overrides, "trainer.accumulate_grad_batches=3", "optimizer.lr=0.0001")
+    trained = [name for name in weights(fresh, 0, "model.encoder.") if name.endswith("weight")]
+    same_weights = same(weights(waiting, 0, "model.encoder."), weights(fresh, 0, "model.encoder."))
+    assert set(trained) <= set(same_weights)  # whatever the learning rate, nothing moved them
+
+
+@pytest.mark.parametrize("scheduler", ["one_cycle", "cosine"])
+def test_schedules_fit_stages_of_gathered_batches(start, scheduler):
+    overrides = ["regime=pretrain", "trainer.accumulate_grad_batches=2", f"scheduler={scheduler}"]
+    assert read_record(start("run", *overrides, "data.num_train=20", "trainer.max_epochs=4"))["steps"] == 12
+
+
+def test_fewer_batches_than_stages_are_refused(start):
+    with pytest.raises(ValueError, match="2 stages, and training 1 batches"):
+        start("run", *PRETRAIN, "trainer.max_epochs=1", "trainer.limit_train_batches=1")
+
+
+def test_a_plateau_schedule_goes_on_where_it_was(start, monkeypatch):
+    overrides = ["name=run", *FEW_LABELS, "scheduler=plateau", "scheduler.patience=0", "trainer.max_epochs=5"]
+    straight = start("straight", *overrides)
+    original = Task.on_train_epoch_start
+
+    def stop(self):
+        if self.current_epoch == 3:
+            raise KeyboardInterrupt
+        original(self)
+
+    monkeypatch.setattr(Task, "on_train_epoch_start", stop)
+    with pytest.raises(SystemExit):
+        start("stopped", *overrides)
+    monkeypatch.undo()
+    stopped = start("stopped", *overrides)
+    rates = [line["lr"] for line in history(straight)]
+    assert len(set(rates)) > 1
+    assert history(stopped) == history(straight)
+    assert sorted(path.name for path in (stopped / "checkpoints").glob("*.ckpt")) == ["last-3.ckpt", "last-4.ckpt"]
+
+
+@pytest.mark.parametrize("mix", ["cutmix", "classmix", "copy_paste"])
+def test_mixing_takes_no_label_from_labelled_images(composer, mix):
+    augment = ["augment=none", f"augment.mix={mix}", "augment.mix_probability=1.0", "data.labelled_fraction=0.25"]
+    shown = {}
+    for regime in ("supervised", "joint"):
+        plain = settle(composer(*TINY, *augment, f"regime={regime}"))
+        shown[regime] = next(iter(build_data(plain).train_dataloader()))
+    assert torch.equal(shown["supervised"].image, shown["joint"].image[:4])
+    assert torch.equal(shown["supervised"].mask, shown["joint"].mask[:4])
+    assert (shown["joint"].mask[:4] != 255).all()

@@ -52,9 +52,19 @@ class HashedCheckpointIO(CheckpointIO):
         remove_hashed(Path(path))
 
 
+class LastCheckpoints(ModelCheckpoint):
+    """Lightning's, but after a continuation it also removes those that an interrupted run has left."""
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Saves, and keeps the newest."""
+        super().on_train_epoch_end(trainer, pl_module)
+        for path in _newest_first(Path(str(self.dirpath)))[self.save_top_k :]:
+            remove_hashed(path)
+
+
 def last_checkpoints(folder: Path) -> ModelCheckpoint:
     """The callback that writes ``last-<epoch>.ckpt`` after every epoch and keeps the two newest."""
-    return ModelCheckpoint(
+    return LastCheckpoints(
         folder,
         filename="last-{epoch}",
         auto_insert_metric_name=False,
@@ -68,8 +78,7 @@ def last_checkpoints(folder: Path) -> ModelCheckpoint:
 
 def newest_whole(folder: Path) -> Path | None:
     """The newest ``last-<epoch>.ckpt`` that is not damaged, or None."""
-    found = sorted(folder.glob("last-*.ckpt"), key=lambda path: int(path.stem.split("-")[1]), reverse=True)
-    for path in found:
+    for path in _newest_first(folder):
         try:
             read_hashed(path)
         except ValueError as error:
@@ -77,6 +86,10 @@ def newest_whole(folder: Path) -> Path | None:
         else:
             return path
     return None
+
+
+def _newest_first(folder: Path) -> list[Path]:
+    return sorted(folder.glob("last-*.ckpt"), key=lambda path: int(path.stem.split("-")[1]), reverse=True)
 
 
 class BestWeights(Checkpoint):

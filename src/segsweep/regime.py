@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 from annotated_types import Gt, Le
 
-if TYPE_CHECKING:
-    from segsweep.objectives import Objective
-    from segsweep.readout import ClusterReadout
+# Not for type checkers alone: the signatures below are what config files are checked against.
+from segsweep.objectives import Objective
+from segsweep.readout import ClusterReadout
 
 Images = Literal["labelled", "all", "mixed"]
 EncoderState = Literal["trained", "thawed", "frozen"]

@@ -60,6 +60,8 @@ class StagedTraining(pl.LightningModule):
         self.make_optimizer, self.make_scheduler = optimizer, scheduler
         self.spec, self.monitor, self.seed = spec, monitor, seed
         self._features: Tensor | None = None  # of a frozen encoder, for every training image
+        self._plateau: tuple[ReduceLROnPlateau, str] | None = None  # and the metric that it watches
+        self._plateau_state: dict[str, Any] | None = None  # of the checkpoint that is continued
 
     @property
     def stage(self) -> Stage:
@@ -85,9 +87,24 @@ class StagedTraining(pl.LightningModule):
         offered = {"total_steps": total_steps, "mode": best_is(monitor)}
         taken = inspect.signature(self.make_scheduler).parameters
         scheduler = self.make_scheduler(optimizer, **{k: v for k, v in offered.items() if k in taken})
-        plateau = isinstance(scheduler, ReduceLROnPlateau)
-        interval = {"interval": "epoch", "monitor": monitor} if plateau else {"interval": "step"}
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, **interval}}
+        self._plateau = None
+        if not isinstance(scheduler, ReduceLROnPlateau):
+            return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+        # Stepped here and not by Lightning, which does so after it has written the checkpoint: a continued run would
+        # never see the last step.
+        self._plateau = (scheduler, monitor)
+        if self._plateau_state is not None:
+            scheduler.load_state_dict(self._plateau_state)
+            self._plateau_state = None
+        return {"optimizer": optimizer}
+
+    def step_plateau(self, is_validated: bool) -> None:
+        """Shows a ``ReduceLROnPlateau`` the metric of an epoch, if the epoch was validated."""
+        if self._plateau is not None and is_validated:
+            scheduler, monitor = self._plateau
+            value = self.trainer.callback_metrics.get(monitor)
+            if value is not None:  # a metric that does not exist is told about where the best epoch is chosen
+                scheduler.step(float(value))
 
     def _stage_steps(self) -> int:
         """Optimisation steps of the present stage."""
@@ -95,8 +112,13 @@ class StagedTraining(pl.LightningModule):
         if len(self.regime.stages) == 1:
             return all_steps
         first, end = self._data.stage_bounds()[self.stage_index]
+        return max(1, self._steps_until(end) - self._steps_until(first))
+
+    def _steps_until(self, batch: int) -> int:
+        """Optimisation steps of the first batches; an epoch ends with a step, however many batches it has gathered."""
+        epochs, rest = divmod(batch, int(self.trainer.num_training_batches))
         accumulated = self.trainer.accumulate_grad_batches
-        return max(1, -(-int(end) // accumulated) - int(first) // accumulated)
+        return epochs * -(-int(self.trainer.num_training_batches) // accumulated) + rest // accumulated
 
     @property
     def _data(self) -> Any:
@@ -105,13 +127,25 @@ class StagedTraining(pl.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Notes the stage, so that a continued run builds the optimizer that the checkpoint is of."""
         checkpoint["stage"], checkpoint["images_seen"] = self.stage_index, self.images_seen
+        checkpoint["plateau"] = None if self._plateau is None else self._plateau[0].state_dict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Returns to the stage of the checkpoint."""
         self.stage_index, self.images_seen = checkpoint["stage"], checkpoint["images_seen"]
+        self._plateau_state = checkpoint["plateau"]
 
     def on_train_start(self) -> None:
-        """Begins the first stage, or takes up the one that was interrupted."""
+        """Begins the first stage, or takes up the one that was interrupted.
+
+        Raises:
+            ValueError: there are fewer batches than stages.
+        """
+        per_epoch, total = int(self.trainer.num_training_batches), self._data.num_planned_batches()
+        if total < len(self.regime.stages):
+            raise ValueError(
+                f"regime has {len(self.regime.stages)} stages, and training {total} batches, {per_epoch} an epoch. "
+                f"Raise trainer.max_epochs, or limit batches less"
+            )
         if self.global_step == 0:
             self.objective.enter(self.model)
         self._take_up_stage()
@@ -131,11 +165,11 @@ class StagedTraining(pl.LightningModule):
 
     def _renew_optimizer(self) -> None:
         """A stage starts with an optimizer that remembers nothing, at the start of its own schedule."""
+        self.zero_grad(set_to_none=True)  # batches that wait to be accumulated belong to the stage before
         built = self.configure_optimizers()
         self.trainer.strategy.optimizers = [built["optimizer"]]
-        config = self.trainer.lr_scheduler_configs[0]
-        config.scheduler = built["lr_scheduler"]["scheduler"]
-        config.monitor = built["lr_scheduler"].get("monitor")
+        if "lr_scheduler" in built:
+            self.trainer.lr_scheduler_configs[0].scheduler = built["lr_scheduler"]["scheduler"]
 
     def _take_up_stage(self) -> None:
         """Freezes what the stage freezes; computes once what a frozen encoder makes of images that never change."""
@@ -169,3 +203,5 @@ def prepare(regime: Regime, model: nn.Module, spec: DataSpec) -> None:
     for name, objective in regime.objectives.items():
         objective.prepare(model, spec, dict(earlier))
         earlier[name] = objective
+    if regime.readout is not None:
+        regime.readout.check(model, spec)

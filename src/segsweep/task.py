@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
+from segsweep.losses import count_batch
 from segsweep.metrics import Confusion, Counts, ImageCounts, summarise
 from segsweep.models.blocks import resize_to
 from segsweep.objectives import Loss
@@ -59,8 +60,9 @@ class Task(StagedTraining):
         self.test_stage = "test"
         self.train_images_per_s: list[float] = []
         self.readout = regime.readout
-        self._sums: dict[str, Tensor] = {}
+        self._sums: dict[str, tuple[Tensor | float, int]] = {}  # of each term: values, and images that they are of
         self._images = 0
+        self._is_validated = False
         self._epoch_start = self._epoch_end = 0.0
 
     def forward(self, image: Tensor) -> SegmenterOutput:
@@ -72,6 +74,7 @@ class Task(StagedTraining):
         """Restarts the random state from (seed, epoch), so that a continued run draws what it would have drawn."""
         torch.manual_seed(mix(self.seed, "epoch", self.current_epoch))
         self.train_confusion.reset()
+        self._is_validated = False
         self._forget_terms("train")
         self._begin()
         self._epoch_start = time.perf_counter()
@@ -85,6 +88,7 @@ class Task(StagedTraining):
             model: Any = self.model
             output = model.decode(self._features[batch.index], batch.image)
             terms = self.loss(output, batch)
+        count_batch(self.loss)
         self._refuse_nan(terms, batch)
         self._add(terms, batch)
         self.images_seen += len(batch.image)
@@ -111,6 +115,7 @@ class Task(StagedTraining):
         if len(self.regime.stages) > 1:
             values["stage"] = self.stage_index
         self._log(values)
+        self.step_plateau(self._is_validated)
 
     def on_validation_epoch_start(self) -> None:
         """Starts counting."""
@@ -128,6 +133,7 @@ class Task(StagedTraining):
     def on_validation_epoch_end(self) -> None:
         """Logs the metrics of the split."""
         self._log(self._close("val", self.eval_counts.compute()))
+        self._is_validated = True
         self._sums, self._images = self._training
 
     def on_test_epoch_start(self) -> None:
@@ -218,14 +224,15 @@ class Task(StagedTraining):
         num = len(batch.image)
         self._images += num
         for name, value in terms.items():
-            self._sums[name] = self._sums.get(name, 0.0) + value.detach() * num
+            so_far, images = self._sums.get(name, (0.0, 0))
+            self._sums[name] = (so_far + value.detach() * num, images + num)
 
     def _close(self, stage: str, counts: Counts | None) -> dict[str, float]:
         """Means of the loss terms over images, and the metrics: the host waits for the device here and nowhere else."""
         values = {}
-        for name, total in self._sums.items():
+        for name, (total, images) in self._sums.items():
             key = f"{stage}/loss" if name == "total" else f"{stage}/loss/{name}"
-            values[key] = float(total) / self._images
+            values[key] = float(total) / images  # of the stages that have the term
         if stage == "train" and not isfinite(values.get("train/loss", 0.0)):
             raise NotFiniteError(
                 f"the loss of epoch {self.current_epoch} is not finite. Lower optimizer.lr, or set "

@@ -110,8 +110,12 @@ class TrainBatches:
         shares = {images: self._shares(images) for images in {stage.images for stage in self.data.stages()}}
         for step in range(len(self)):
             parts = shares[self.data.stage_at(self.epoch, step).images]
-            index, key = (torch.cat(columns) for columns in zip(*(part.batch(step) for part in parts), strict=True))
-            mixed, partner = self._partners(key, torch.cat([part.pool for part in parts]))
+            shown = [part.batch(step) for part in parts]
+            index, key = (torch.cat(columns) for columns in zip(*shown, strict=True))
+            # Partners are of the same kind: mixed with others, labelled images would lose labels.
+            pairs = [self._partners(keys, part.pool) for part, (_, keys) in zip(parts, shown, strict=True)]
+            mixed = torch.cat([at + i * self.data.batch_size for i, (at, _) in enumerate(pairs)])
+            partner = torch.cat([of for _, of in pairs])
             num_unlabelled = self.data.batch_size * (len(parts) - 1)
             is_hidden = self.is_hidden[index], self.is_hidden[partner]
             yield _Plan(index, key, is_hidden[0], mixed, partner, is_hidden[1], num_unlabelled)

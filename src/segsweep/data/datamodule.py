@@ -147,6 +147,10 @@ class DataModule(pl.LightningDataModule):
         """First training batch and end of each stage, counted over all epochs."""
         return self.regime.bounds(self._planned_batches()[1])
 
+    def num_planned_batches(self) -> int:
+        """Training batches of the whole training."""
+        return self._planned_batches()[1]
+
     def _planned_batches(self) -> tuple[int, int]:
         """Training batches of an epoch and of the whole training."""
         per_epoch = -(-len(self.store.splits["train"].items) // self.batch_size)

@@ -1,6 +1,6 @@
 """Terms of models that rebuild the image: they need no label, and serve no logits."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -61,8 +61,9 @@ class Divergence(nn.Module):
     reconstruction, 2 f here is the evidence lower bound of a decoder with unit variance.
 
     Args:
-        warmup_steps: training batches over which the term grows linearly from 0 to its value; the count is part of
-            checkpoints. Validation and test always see the full value, so that epochs can be compared.
+        warmup_steps: training batches over which the term grows linearly from 0 to its value; ``count_batch`` counts
+            them, and the count is part of checkpoints. Validation and test always see the full value, so that epochs
+            can be compared.
 
     Reference:
         Kingma and Welling 2014, Auto-Encoding Variational Bayes, arXiv:1312.6114; warm-up: Sonderby et al. 2016,
@@ -90,6 +91,12 @@ class Divergence(nn.Module):
         value = output.divergence.float().mean() / batch.image[0].numel()
         if not self.training or self.warmup_steps == 0:
             return value
-        share = (self.step / self.warmup_steps).clamp(max=1)
-        self.step += 1
-        return value * share
+        return value * (self.step / self.warmup_steps).clamp(max=1)
+
+
+def count_batch(loss: Any) -> None:
+    """Tells the terms that warm up that a training batch is done, however many times it has passed through them."""
+    if isinstance(loss, nn.Module):
+        for term in loss.modules():
+            if isinstance(term, Divergence):
+                term.step += 1

@@ -83,11 +83,11 @@ class Joint(Objective):
     Unlabelled images give the second term alone, and pass through the network apart from the labelled ones: in common
     batches their statistics disturbed what is learnt from labels (test mIoU 0.21 instead of 0.37 on digits with 5 % of
     the labels, factor 0). The decoder is light, without skips, on the encoder's coarsest map. A model with an
-    ``image_decoder`` of its own uses that: labelled images under the run's whole loss, unlabelled ones under those of
-    its terms that need no label, times ``factor``.
+    ``image_decoder`` of its own uses that instead, under the terms of the run's loss that need no label and with the
+    weight that the loss gives them.
 
     Args:
-        factor: of the reconstruction; 0 is the control without it.
+        factor: of the light decoder's error; 0 is the control without any reconstruction.
 
     Reference:
         Myronenko 2018, arXiv:1810.11654 (factor 0.1). Differs: no variational part.
@@ -95,13 +95,14 @@ class Joint(Objective):
 
     def __init__(self, factor: Annotated[float, Ge(0)]) -> None:
         super().__init__()
-        self.factor = factor
+        self.factor, self.has_decoder = factor, False
         self.decoder: nn.Module | None = None
 
     def prepare(self, model: nn.Module, spec: DataSpec, earlier: Mapping[str, Objective]) -> None:
         """Builds the decoder, unless the model has one."""
         encoder_of(model, "joint training")
-        if self.factor and getattr(model, "image_decoder", None) is None:
+        self.has_decoder = getattr(model, "image_decoder", None) is not None
+        if self.factor and not self.has_decoder:
             self.decoder = light_decoder(model, spec)
 
     def forward(self, model: nn.Module, batch: Batch, loss: Loss) -> tuple[SegmenterOutput, dict[str, Tensor]]:
@@ -109,16 +110,19 @@ class Joint(Objective):
         labelled, unlabelled = batch.divide()
         output: SegmenterOutput = model(labelled.image)
         terms = loss(output, labelled)
-        if self.factor == 0:
-            return output, terms
-        if self.decoder is not None:
-            parts = [_mse(rebuild(model, self.decoder, part.image), part) for part in (labelled, unlabelled) if part]
-        elif unlabelled is not None:
-            parts = [_unlabelled(loss, model(unlabelled.image), unlabelled)]
+        if self.has_decoder:
+            own = [_unlabelled(loss, output, labelled)["total"]]
+            segmentation, factor = terms["total"] - own[0], float(self.factor > 0)
+            if factor and unlabelled is not None:
+                own.append(_unlabelled(loss, model(unlabelled.image), unlabelled)["total"])
+        elif self.decoder is not None:
+            parts = (labelled,) if unlabelled is None else (labelled, unlabelled)
+            own = [_mse(rebuild(model, self.decoder, part.image), part)["total"] for part in parts]
+            segmentation, factor = terms["total"], self.factor
         else:
             return output, terms
-        rebuilt = torch.stack([part["total"] for part in parts]).mean()
-        return output, {**terms, "total": terms["total"] + self.factor * rebuilt, "joint_reconstruction": rebuilt}
+        rebuilt = torch.stack(own).mean()
+        return output, {**terms, "total": segmentation + factor * rebuilt, "joint_reconstruction": rebuilt}
 
     def view(self, model: nn.Module, image: Tensor) -> SegmenterOutput:
         """Logits, and the reconstruction of the shared encoder."""

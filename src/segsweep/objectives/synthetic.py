@@ -119,7 +119,7 @@ class SegmentSynthetic(Objective):
 
     def forward(self, model: nn.Module, batch: Batch, loss: Loss) -> tuple[SegmenterOutput | None, dict[str, Tensor]]:
         """One training step; no output if some images are not those of ``batch``."""
-        num = round(self.share * len(batch.image))
+        num = max(round(self.share * len(batch.image)), int(self.share > 0))  # one at least, also in the smallest batch
         if num == 0:
             output: SegmenterOutput = model(batch.image)
             return output, loss(output, batch)

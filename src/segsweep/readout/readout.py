@@ -41,6 +41,23 @@ class ClusterReadout:
         self.clusters, self.pixels, self.levels = clusters, pixels, levels
         self.scores: Scores | None = None
 
+    def check(self, model: nn.Module, spec: DataSpec) -> None:
+        """Refuses settings that do not suit the model or the data, before anything is trained.
+
+        Raises:
+            ValueError: fewer clusters than classes, or a level that the encoder does not have.
+        """
+        if self.clusters is not None and self.clusters < spec.num_classes:
+            raise ValueError(
+                f"readout.clusters={self.clusters}: {spec.num_classes} classes need as many clusters or more; null "
+                f"takes as many"
+            )
+        channels = getattr(getattr(model, "encoder", None), "out_channels", ())
+        if self.levels and channels and max(self.levels) >= len(channels):
+            raise ValueError(
+                f"readout.levels={list(self.levels)}: the levels of the encoder are 0 to {len(channels) - 1}"
+            )
+
     def fit(self, model: nn.Module, images: TrainImages, spec: DataSpec, seed: int) -> None:
         """Clusters the features that the model has now; the same weights and seed give the same clusters."""
         self.scores = self._cluster(learnt_maps(model, self.levels), True, images, spec, seed)
