@@ -215,7 +215,7 @@ def _explain(argument: str, error: Exception, accepted: list[str]) -> str:
     parent, _, leaf = key.rpartition(".")
     node = OmegaConf.select(compose("train", accepted), parent) if parent else dict.fromkeys([*TOP_LEVEL, "experiment"])
     if node is None:
-        return f"{key}: unknown key. {did_you_mean(parent.partition('.')[0], TOP_LEVEL)}"
+        return f"{key}: unknown key. {_nearest_parent(parent, compose('train', accepted))}"
     reason = str(error.__cause__ or error)
     inside = node.get(leaf) if OmegaConf.is_dict(node) else None
     if isinstance(inside, DictConfig) and (unknown := re.search(r"Key '(.*)' is not in struct", reason)):
@@ -226,3 +226,15 @@ def _explain(argument: str, error: Exception, accepted: list[str]) -> str:
         return f"{argument}: {reason.splitlines()[0]}"
     known = [f"{parent}.{name}" if parent else str(name) for name in node]
     return f"{key}: unknown key. {did_you_mean(key, known)}"
+
+
+def _nearest_parent(path: str, cfg: DictConfig) -> str:
+    """Advice about the first part of a path that does not exist."""
+    node: Any = cfg
+    above: list[str] = []
+    for part in path.split("."):
+        if not (OmegaConf.is_dict(node) and part in node):
+            break
+        node, above = node[part], [*above, part]
+    known = [".".join([*above, str(name)]) for name in node] if OmegaConf.is_dict(node) else [".".join(above)]
+    return did_you_mean(".".join(path.split(".")[: len(above) + 1]), known)
