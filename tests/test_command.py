@@ -94,10 +94,6 @@ def test_completion_knows_options():
         (["monitor=val/mIoU"], ["monitor='val/mIoU' is not logged", "Did you mean 'val/miou'?"]),
         (["seed=-1"], ["seed=-1"]),
         (["name=a/b"], ["name='a/b' does not name a folder"]),
-        (
-            ["regime=pretrain", "regime.stages.pretrian.share=0.5"],
-            ["regime.stages.pretrian.share: unknown key. Did you mean 'regime.stages.pretrain'?"],
-        ),
         (["regime.stages.supervised.share=0.5"], ["add up to 0.5"]),
         (["loss.terms.dice=x"], ["loss.terms.dice='x'", "valid number", "default is 1.0, in conf/loss/ce_dice.yaml"]),
         (["loss.terms.dice=-1"], ["loss.terms.dice=-1", "greater than or equal to 0"]),
@@ -152,6 +148,10 @@ def test_missing_values_do_not_hide_other_mistakes(composer):
         (["model=unett"], ["model=unett: there is no such option", "Did you mean 'unet'?"]),
         (["modle=unet"], ["modle: unknown key", "Did you mean 'model'?"]),
         (["trainer.max_epoch=3"], ["trainer.max_epoch: unknown key", "Did you mean 'trainer.max_epochs'?"]),
+        (
+            ["regime=pretrain", "regime.stages.pretrian.share=0.5"],
+            ["regime.stages.pretrian.share: unknown key. Did you mean 'regime.stages.pretrain'?"],
+        ),
         (["trainr.max_epochs=3"], ["trainr.max_epochs: unknown key", "Did you mean 'trainer'?"]),
         (["model=[", "seed=1"], ["model=[: no override"]),
         (["model=unet,reseg"], ["model=unet,reseg: several values need -m"]),
