@@ -27,7 +27,7 @@ _SHORTEST, _LONGEST = 1.0, 64.0  # steps that a head remembers at the start, spr
 
 
 class LineSweep(nn.Module):
-    """Sweeps lines of features in both directions, one matrix product a head.
+    """Sweeps lines of features in both directions by matrix products, a gate for each head.
 
     h_t = a_t h_(t-1) + sqrt(1 - a_t^2) v_t, and out of it comes linear(h_t * silu(r_t)). The gates a and r and the
     value v follow from the input at t alone, and one a serves all features of a head; so a whole sweep is a lower (or
