@@ -92,7 +92,9 @@ def test_the_segmenter_starts_from_the_weights_it_would_have_without_a_generator
     assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
 
 
-@pytest.mark.parametrize("model", ["unet", "segnet_basic", "vae"])
+@pytest.mark.parametrize(
+    "model", ["unet", *(pytest.param(name, marks=pytest.mark.slow) for name in ("segnet_basic", "vae"))]
+)
 def test_any_model_has_a_teacher(composer, tmp_path, model):
     plain = settle(composer(*TINY, f"model={model}", "regime=self_training"))
     task = build(plain, build_model(plain), tmp_path, None).task

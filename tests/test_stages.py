@@ -103,9 +103,9 @@ def test_every_stage_has_an_optimizer_and_a_schedule_of_its_own(start):
 @pytest.mark.parametrize(
     ("regime", "stage", "epochs", "interrupted"),
     [
-        ("pretrain", "finetune", 4, 1),  # in the first stage
+        pytest.param("pretrain", "finetune", 4, 1, marks=pytest.mark.slow),  # in the first stage
         ("pretrain", "finetune", 4, 2),  # between both
-        ("pretrain", "finetune", 4, 3),
+        pytest.param("pretrain", "finetune", 4, 3, marks=pytest.mark.slow),
         ("pretrain", "finetune", 5, 3),  # the second stage began within an epoch
         ("joint", "joint", 4, 2),
     ],
@@ -297,7 +297,7 @@ def test_a_custom_loss_has_to_tell_which_terms_need_no_label(parts, batch):
         objective(model, batch, Reconstruction("mse", (0.5,), (0.5,)))
 
 
-@pytest.mark.parametrize("model", quick_ones("model", "unet", "reseg", "renet", "segformer", "masked_autoencoder"))
+@pytest.mark.parametrize("model", quick_ones("model", "unet", "renet", "segformer"))
 def test_every_model_with_an_encoder_can_be_pretrained_from_the_command_line(composer, model):
     overrides = [f"model={model}", *NARROW.get(model, ()), "regime=pretrain"]
     lines = mistakes(composer(*TINY, *overrides), {"model": model, "regime": "pretrain"})
