@@ -6,6 +6,7 @@ import os
 import re
 import signal
 from collections.abc import Callable
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,7 @@ from omegaconf import DictConfig
 from torch import Tensor
 
 from segsweep import CONF_DIR
+from segsweep.task import Task
 from segsweep.train import train
 from segsweep.types import Batch
 
@@ -109,6 +111,27 @@ def start(composer, tmp_path):
         return folder
 
     return run
+
+
+@pytest.fixture
+def interrupted(monkeypatch):
+    """``with interrupted(before_epoch=2): ...`` has a run end there as Ctrl-C would end it."""
+
+    @contextmanager
+    def interrupt(before_epoch: int):
+        original = Task.on_train_epoch_start
+
+        def stop(self):
+            if self.current_epoch == before_epoch:
+                raise KeyboardInterrupt
+            original(self)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Task, "on_train_epoch_start", stop)
+            with pytest.raises(SystemExit):
+                yield
+
+    return interrupt
 
 
 @pytest.fixture

@@ -8,7 +8,6 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from segsweep.checkpoints import HashedCheckpointIO, newest_whole
 from segsweep.config import build, build_model, settle
 from segsweep.run import read_record
-from segsweep.task import Task
 from tests.conftest import TINY, history
 
 SMALL = ["model.widths=[4,8]", "data.labelled_fraction=0.5"]
@@ -49,23 +48,13 @@ def test_a_run_with_made_up_pairs(start):
 
 
 @pytest.mark.parametrize("regime", REGIMES)
-def test_a_run_continues_to_the_same_end(start, monkeypatch, regime):
+def test_a_run_continues_to_the_same_end(start, interrupted, regime):
     overrides = [*REGIMES[regime], "trainer.max_epochs=3"]
     straight = start("straight", *overrides)
-    original = Task.on_train_epoch_start
-
-    def interrupted(self):
-        if self.current_epoch == 2:
-            raise KeyboardInterrupt
-        original(self)
-
-    monkeypatch.setattr(Task, "on_train_epoch_start", interrupted)
-    with pytest.raises(SystemExit):
+    with interrupted(before_epoch=2):
         start("stopped", *overrides)
-    monkeypatch.undo()
     folder = start("stopped", *overrides)
-    for mine, other in zip(history(folder), history(straight), strict=True):
-        assert {key: other[key] for key in mine} == mine  # Lightning repeats what an earlier stage logged last
+    assert history(folder) == history(straight)
     states = [HashedCheckpointIO().load_checkpoint(newest_whole(run / "checkpoints")) for run in (straight, folder)]
     mine, other = (state["state_dict"] for state in states)
     assert any(part in key for key in mine for part in ("teacher", "generator"))

@@ -16,7 +16,6 @@ from segsweep.models.blocks import ConvEncoder
 from segsweep.objectives import Joint, Reconstruct, Segment
 from segsweep.run import read_record
 from segsweep.staged import prepare
-from segsweep.task import Task
 from segsweep.types import Batch
 from tests.conftest import TINY, history, quick_ones, timeless
 from tests.narrow import NARROW
@@ -101,7 +100,7 @@ def test_every_stage_has_an_optimizer_and_a_schedule_of_its_own(start):
 
 
 @pytest.mark.parametrize(
-    ("regime", "stage", "epochs", "interrupted"),
+    ("regime", "stage", "epochs", "epoch"),
     [
         pytest.param("pretrain", "finetune", 4, 1, marks=pytest.mark.slow),  # in the first stage
         ("pretrain", "finetune", 4, 2),  # between both
@@ -110,22 +109,13 @@ def test_every_stage_has_an_optimizer_and_a_schedule_of_its_own(start):
         ("joint", "joint", 4, 2),
     ],
 )
-def test_an_interrupted_run_goes_on_in_its_stage(start, monkeypatch, regime, stage, epochs, interrupted):
+def test_an_interrupted_run_goes_on_in_its_stage(start, interrupted, regime, stage, epochs, epoch):
     overrides = ["name=run", *(PRETRAIN if regime == "pretrain" else FEW_LABELS)]
     overrides += [f"regime={regime}", f"trainer.max_epochs={epochs}"]
     overrides.append(f"regime.stages.{stage}.encoder=thawed")
     straight = start("straight", *overrides)
-    original = Task.on_train_epoch_start
-
-    def stop(self):
-        if self.current_epoch == interrupted:
-            raise KeyboardInterrupt
-        original(self)
-
-    monkeypatch.setattr(Task, "on_train_epoch_start", stop)
-    with pytest.raises(SystemExit):
+    with interrupted(before_epoch=epoch):
         start("stopped", *overrides)
-    monkeypatch.undo()
     stopped = start("stopped", *overrides)
     assert history(stopped) == history(straight)
     last = weights(straight, epochs - 1, "")
@@ -373,22 +363,13 @@ def test_fewer_batches_than_stages_are_refused(start):
         start("run", *PRETRAIN, "trainer.max_epochs=1", "trainer.limit_train_batches=1")
 
 
-def test_a_plateau_schedule_goes_on_where_it_was(start, monkeypatch):
+def test_a_plateau_schedule_goes_on_where_it_was(start, interrupted):
     overrides = ["name=run", *FEW_LABELS, "scheduler=plateau", "scheduler.patience=0", "trainer.max_epochs=5"]
     overrides.append("+scheduler.threshold=1.0")  # nothing counts as better
 
     straight = start("straight", *overrides)
-    original = Task.on_train_epoch_start
-
-    def stop(self):
-        if self.current_epoch == 3:
-            raise KeyboardInterrupt
-        original(self)
-
-    monkeypatch.setattr(Task, "on_train_epoch_start", stop)
-    with pytest.raises(SystemExit):
+    with interrupted(before_epoch=3):
         start("stopped", *overrides)
-    monkeypatch.undo()
     stopped = start("stopped", *overrides)
     rates = [line["lr"] for line in history(straight)]
     assert len(set(rates)) > 1

@@ -142,24 +142,13 @@ def test_another_seed_is_another_run(start):
 
 
 @pytest.mark.parametrize("weights", ["none", "median_frequency"])
-def test_a_named_run_continues_to_the_same_end(start, monkeypatch, weights):
+def test_a_named_run_continues_to_the_same_end(start, interrupted, weights):
     overrides = ["trainer.max_epochs=3", f"loss.cross_entropy.weights={weights}"]
     straight = start("straight", *overrides)
-    from segsweep.task import Task
-
-    original = Task.on_train_epoch_start
-
-    def interrupted(self):
-        if self.current_epoch == 2:
-            raise KeyboardInterrupt
-        original(self)
-
-    monkeypatch.setattr(Task, "on_train_epoch_start", interrupted)
-    with pytest.raises(SystemExit):
+    with interrupted(before_epoch=2):
         start("stopped", *overrides)
     folder = straight.parent / "stopped"
     assert read_record(folder)["status"] == "interrupted"
-    monkeypatch.undo()
     with (folder / "metrics.jsonl").open("a") as file:
         file.write('{"epoch": 2, "torn')  # what a kill in the middle of a line leaves
     start("stopped", *overrides)
