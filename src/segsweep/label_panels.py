@@ -61,10 +61,10 @@ class LabelPanel(pl.Callback):
 
 def _pseudo_labels(objective: MeanTeacher, batch: Batch, task: Task) -> list[Picture]:
     """One row image | pseudo-label for each of the images without a label."""
-    is_unlabelled = (batch.mask == task.spec.ignore_index).flatten(1).all(dim=1)
-    image = batch.image[is_unlabelled][:_NUM_ROWS]
-    if len(image) == 0:
+    _, unlabelled = batch.divide()
+    if unlabelled is None:
         return []
+    image = unlabelled.image[:_NUM_ROWS]
     pairs = zip(*map(_numpy, (image, objective.pseudo_labels(image))), strict=True)
     return [row(photo, [label], task.spec) for photo, label in pairs]
 

@@ -107,7 +107,9 @@ class TrainBatches:
             yield self._batch(plan, own, partners)
 
     def _plans(self) -> Iterator[_Plan]:
-        shares = {images: self._shares(images) for images in {stage.images for stage in self.data.stages()}}
+        shares = {
+            images: self._shares(images) for images in {stage.images for stage in self.data.regime.stages.values()}
+        }
         for step in range(len(self)):
             parts = shares[self.data.stage_at(self.epoch, step).images]
             shown = [part.batch(step) for part in parts]

@@ -130,16 +130,13 @@ class DataModule(pl.LightningDataModule):
             raise ValueError("images of different sizes need data.crop or data.size")
         return size
 
-    def stages(self) -> list[Stage]:
-        """The stages of training, in order."""
-        return list(self.regime.stages.values())
-
     def stage_at(self, epoch: int, batch: int) -> Stage:
         """The stage that a training batch belongs to."""
-        return self.stages()[self.stage_index(epoch, batch)]
+        per_epoch, total = self._planned_batches()
+        return self.regime.stage_at(epoch * per_epoch + batch, total)
 
     def stage_index(self, epoch: int, batch: int) -> int:
-        """Position in ``stages`` of the stage that a training batch belongs to."""
+        """Position in the regime of the stage that a training batch belongs to."""
         per_epoch, total = self._planned_batches()
         return self.regime.index_at(epoch * per_epoch + batch, total)
 
