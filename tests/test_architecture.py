@@ -26,9 +26,13 @@ FLOORS = {
     "run": 8, "config": 8,
     "signatures": 9,
     "check": 10,
-    "command": 11, "report": 11,
-    "train": 12, "doctor": 12,
-    "__main__": 13,
+    "sweep": 11,
+    "command": 12, "report": 12, "composer": 12,
+    "plan": 13, "doctor": 13,
+    "train": 14,
+    "launcher": 15,
+    "sweeper": 16, "search": 16,
+    "__main__": 17,
 }  # fmt: skip
 HEAVY = {
     "torch",

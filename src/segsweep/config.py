@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from segsweep.task import Task
 
 GROUPS = ("model", "loss", "data", "augment", "optimizer", "scheduler", "regime", "trainer")
-TOP_LEVEL = (*GROUPS, "seed", "name", "monitor")
+TOP_LEVEL = (*GROUPS, "seed", "name", "monitor", "sweep")
 
 # Keys of a node that are facts for people and other nodes, not arguments of its target.
 FACTS = {"model": {"family"}, "trainer": {"early_stopping"}, "regime": {"monitor"}}
@@ -35,6 +35,7 @@ FACTS = {"model": {"family"}, "trainer": {"early_stopping"}, "regime": {"monitor
 # Keys that change no result. Everything else, defaults included, is part of a run's identity.
 NON_SEMANTIC = (
     "name",
+    "sweep",
     "data.root",
     "data.max_pixels",
     "data.follow_links",

@@ -1,0 +1,50 @@
+"""A job of a sweep, and what became of it."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run of a sweep, composed and checked.
+
+    Attributes:
+        index: its place in the sweep, from 0.
+        folder: of the run; below the sweep's.
+        overrides: all that it takes to compose it alone, in Hydra's grammar.
+        config: composed, interpolations kept, without Hydra's own node.
+        choices: option of each config group.
+        fingerprint: identity of the run, as its record will have it.
+        kind: identity without the seed; jobs of one kind take the same time and memory.
+    """
+
+    index: int
+    folder: Path
+    overrides: tuple[str, ...]
+    config: dict[str, Any]
+    choices: dict[str, str]
+    fingerprint: str
+    kind: str
+
+    @property
+    def name(self) -> str:
+        """What is swept and to which values, e.g. ``model=unet,seed=0``."""
+        return self.folder.name
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a job.
+
+    Attributes:
+        job: that ran.
+        status: of its record.
+        error: class and message if it failed.
+        value: ``monitor`` at the best epoch, None if the job has none.
+    """
+
+    job: Job
+    status: Literal["completed", "failed", "interrupted", "pruned"]
+    error: dict[str, str] | None = None
+    value: float | None = None
