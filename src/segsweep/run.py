@@ -16,7 +16,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from segsweep.files import write_atomic
+from segsweep.files import remove_unfinished, write_atomic
+from segsweep.signals import Interrupted
 
 SCHEMA = 1
 _PACKAGES = ("segsweep", "torch", "pytorch-lightning", "hydra-core", "torchmetrics", "numpy")
@@ -27,6 +28,12 @@ class ConfigError(ValueError):
     """What the user typed or wrote is wrong; one line for each mistake: what, where, how to fix it."""
 
     kind = "config"
+
+
+class ExitError(RuntimeError):
+    """Code inside a run has called ``sys.exit``, which is a failure like any other."""
+
+    kind = "exit"
 
 
 class Run:
@@ -69,7 +76,8 @@ def open_run(folder: Path, facts: Mapping[str, Any]) -> Iterator[Run]:
     """Opens a run to train it: takes its lock, compares identities, and writes how it ended.
 
     Inside, ``run.is_completed`` says that there is nothing to do. An exception is recorded with its class and raised
-    again: ``failed`` for a mistake or a defect, ``interrupted`` for Ctrl-C and SIGTERM.
+    again: ``failed`` for a mistake or a defect, ``interrupted`` for Ctrl-C and SIGTERM. A run that was killed is still
+    ``running`` by its record, but nobody holds its lock: it is continued like an interrupted one.
 
     Args:
         folder: of the run; it exists.
@@ -77,6 +85,7 @@ def open_run(folder: Path, facts: Mapping[str, Any]) -> Iterator[Run]:
 
     Raises:
         ConfigError: another process runs it, or it was started with another config.
+        ExitError: code inside has called ``sys.exit``.
     """
     with _lock(folder):
         run = Run(folder)
@@ -89,14 +98,18 @@ def open_run(folder: Path, facts: Mapping[str, Any]) -> Iterator[Run]:
                 yield run
                 return
         started = time.time()
-        earlier_s = run.before.get("wall_s", 0.0)  # of sessions that this one continues
-        kept = {"data": run.before["data"]} if "data" in run.before else {}  # what the run has been trained on
-        run.save(schema=SCHEMA, status="running", error=None, started=_now(), finished=None, **kept, **facts)
+        earlier_s = run.before.get("wall_s", 0.0) + _killed_s(run)  # of sessions that this one continues
+        remove_unfinished(folder)
+        # What the run has been trained on, and how.
+        kept = {key: run.before[key] for key in ("data", "effective_batch") if key in run.before}
+        session = {"status": "running", "error": None, "started": _now(), "finished": None, "wall_s": earlier_s}
+        run.save(schema=SCHEMA, **session, **kept, **facts)
         _append_to_ledger(run)
         try:
-            yield run
+            with _exits_fail():
+                yield run
         except BaseException as error:
-            status = "failed" if isinstance(error, Exception) else "interrupted"
+            status = "interrupted" if _is_interruption(error) else "failed"
             run.save(status=status, error={"class": _classify(error), "message": str(error) or repr(error)})
             raise
         else:
@@ -191,6 +204,36 @@ def _lock(folder: Path) -> Iterator[None]:
         yield
 
 
+@contextlib.contextmanager
+def _exits_fail() -> Iterator[None]:
+    """A model that calls ``sys.exit(0)`` must not look like success, nor ``sys.exit(143)`` like SIGTERM."""
+    try:
+        yield
+    except SystemExit as error:
+        if _is_interruption(error):
+            raise
+        raise ExitError(
+            f"code inside the run has called sys.exit({error.code!r}), probably the model, the loss or a library. "
+            f"Have it raise an exception instead; the log has the traceback"
+        ) from error
+
+
+def _is_interruption(error: BaseException) -> bool:
+    # Lightning makes a SystemExit of a KeyboardInterrupt.
+    return isinstance(error, Interrupted | KeyboardInterrupt) or (
+        isinstance(error, SystemExit) and isinstance(error.__context__, KeyboardInterrupt)
+    )
+
+
+def _killed_s(run: Run) -> float:
+    """Seconds that a killed session has worked: nobody has written them down, but its files have times."""
+    if run.before.get("status") != "running":
+        return 0.0
+    signs = [run.folder / "record.json", run.folder / "metrics.jsonl", *run.folder.glob("checkpoints/*")]
+    last = max(file.stat().st_mtime for file in signs if file.exists())
+    return round(max(0.0, last - datetime.fromisoformat(run.before["started"]).timestamp()), 3)
+
+
 def _append_to_ledger(run: Run) -> None:
     """One line for each change of a job's state, if the run belongs to a sweep."""
     if not run.record.get("sweep"):
@@ -200,11 +243,17 @@ def _append_to_ledger(run: Run) -> None:
         file.write(json.dumps(line) + "\n")  # one write below the pipe size: lines of parallel jobs do not mix
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says, in one of the many ways there are, that memory did not suffice."""
+    said = str(error).lower()
+    ways = ("out of memory", "can't allocate memory", "not enough memory", "status_alloc_failed")
+    return isinstance(error, MemoryError) or any(way in said for way in ways)
+
+
 def _classify(error: BaseException) -> str:
     """The error's class in the record: its own ``kind``, ``oom``, or the name of its type."""
-    if isinstance(error, MemoryError) or "out of memory" in str(error).lower():
-        return "oom"
-    return str(getattr(error, "kind", type(error).__name__))
+    own = getattr(error, "kind", None)
+    return own or ("oom" if is_out_of_memory(error) else type(error).__name__)
 
 
 def _now() -> str:
