@@ -37,11 +37,12 @@ def fit(run: Run, model: "nn.Module", plain: dict[str, Any]) -> Parts:
 
     batch_size = plain["data"]["batch_size"]
     held = (run.record.get("effective_batch") or {}).get("batch_size", batch_size)
-    if newest_whole(run.folder / "checkpoints") is None:
+    checkpoint = newest_whole(run.folder / "checkpoints")
+    if checkpoint is None:
         held = batch_size  # nothing to be consistent with: this machine may have more memory than the one before
     while True:
         try:
-            return _attempt(run, model, plain, math.ceil(batch_size / held))
+            return _attempt(run, model, plain, checkpoint, math.ceil(batch_size / held))
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
@@ -55,7 +56,7 @@ def fit(run: Run, model: "nn.Module", plain: dict[str, Any]) -> Parts:
             "images as before (trainer.on_oom=halve)",
             *effective.values(),
         )
-        model = build_model(plain)
+        checkpoint, model = newest_whole(run.folder / "checkpoints"), build_model(plain)
 
 
 def _accumulated(plain: dict[str, Any]) -> int:
@@ -88,15 +89,14 @@ def _free_memory() -> None:
         torch.cuda.empty_cache()
 
 
-def _attempt(run: Run, model: "nn.Module", plain: dict[str, Any], pieces: int) -> Parts:
-    """Trains with batches divided into pieces."""
+def _attempt(run: Run, model: "nn.Module", plain: dict[str, Any], checkpoint: Path | None, pieces: int) -> Parts:
+    """Trains from a checkpoint or from the start, with batches divided into pieces."""
     from segsweep import cost
-    from segsweep.checkpoints import HashedCheckpointIO, batches_within_epoch, newest_whole
+    from segsweep.checkpoints import HashedCheckpointIO, batches_within_epoch
     from segsweep.floors import floors
     from segsweep.losses import adapt
 
-    first_epoch, resume_step, place = 1, None, ""
-    checkpoint = newest_whole(run.folder / "checkpoints")
+    first_epoch, resume_step, place = 1, 0, ""
     if checkpoint:
         state = HashedCheckpointIO().load_checkpoint(checkpoint)
         resume_step, is_within = state["global_step"], batches_within_epoch(state) > 0
