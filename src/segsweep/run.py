@@ -78,11 +78,11 @@ def open_run(folder: Path, facts: Mapping[str, Any]) -> Iterator[Run]:
     Raises:
         ConfigError: another process runs it, or it was started with another config.
     """
-    with _lock(folder):
+    with lock(folder):
         run = Run(folder)
         before = read_record(folder)
         if before is not None:
-            _refuse_other_config(folder, before, facts)
+            refuse_other_config(folder, before, facts)
             run.before = before
             if before.get("status") == "completed":
                 run.record = before
@@ -141,7 +141,7 @@ def close_run(
     """
     run = Run(folder)
     try:
-        with _lock(folder):
+        with lock(folder):
             run.record = read_record(folder) or {"schema": SCHEMA, "started": None, **identity}
             if run.is_completed or run.record.get("fingerprint") != identity["fingerprint"]:
                 return False
@@ -209,7 +209,17 @@ def git_state() -> dict[str, str | bool] | None:
         return None
 
 
-def _refuse_other_config(folder: Path, before: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
+def refuse_other_config(folder: Path, before: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
+    """Says which keys differ from those that a run was started with.
+
+    Args:
+        folder: of the run.
+        before: its record.
+        facts: ``fingerprint`` and ``config`` of what is to run there.
+
+    Raises:
+        ConfigError: the fingerprints differ.
+    """
     if before.get("fingerprint") == facts["fingerprint"]:
         return
     old, new = flatten(before.get("config") or {}), flatten(facts["config"])
@@ -220,15 +230,35 @@ def _refuse_other_config(folder: Path, before: Mapping[str, Any], facts: Mapping
     )
 
 
+def is_running(folder: Path) -> bool:
+    """Whether a live process holds the lock of a run or a sweep."""
+    if not (folder / ".lock").exists():
+        return False
+    try:
+        with lock(folder):
+            return False
+    except ConfigError:
+        return True
+
+
 @contextlib.contextmanager
-def _lock(folder: Path) -> Iterator[None]:
+def lock(folder: Path) -> Iterator[None]:
+    """Keeps other processes from a run or a sweep; the kernel frees it when its owner dies.
+
+    Raises:
+        ConfigError: another live process has it.
+    """
     with (folder / ".lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the kernel frees it when its owner dies
-        except BlockingIOError:
-            raise ConfigError(
-                f"{folder} is being run by another process. Wait for it, or choose another name="
-            ) from None
+        for is_last in (False, False, True):  # somebody may have looked just now whether it is taken
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if is_last:
+                    raise ConfigError(
+                        f"{folder} is being run by another process. Wait for it, or choose another name="
+                    ) from None
+                time.sleep(0.02)
         yield
 
 

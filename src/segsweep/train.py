@@ -37,7 +37,9 @@ _LIGHTNING_NOISE = (
 
 def main() -> None:
     """The command ``segsweep``, all but its ``--help``."""
-    command.run_app(app, sys.argv[1:])
+    arguments = sys.argv[1:]
+    sys.argv[1:] = command.as_axes(arguments)
+    command.run_app(app, arguments)
 
 
 @hydra.main(config_path=str(CONF_DIR), config_name="train", version_base=command.VERSION_BASE)
