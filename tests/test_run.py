@@ -8,7 +8,8 @@ from datetime import datetime, timedelta
 
 import pytest
 
-from segsweep.run import ConfigError, ExitError, flatten, new_folder, open_run, read_record, redact
+from segsweep.endings import ExitError
+from segsweep.run import ConfigError, flatten, new_folder, open_run, read_record, redact
 from segsweep.signals import Interrupted
 
 FACTS = {"fingerprint": "f1", "config": {"model": {"width": 8}, "seed": 0}, "sweep": None}

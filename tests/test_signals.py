@@ -12,8 +12,9 @@ import time
 import pytest
 
 from segsweep import signals
+from segsweep.endings import ExitError
 from segsweep.files import write_hashed
-from segsweep.run import ExitError, read_record
+from segsweep.run import read_record
 from segsweep.signals import Interrupted
 from segsweep.task import Task
 from tests.conftest import TINY, history

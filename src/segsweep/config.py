@@ -54,12 +54,22 @@ NON_SEMANTIC = (
 )
 
 
+def is_silent(key: str) -> bool:
+    """Whether a dotted key changes no result."""
+    return any(key == path or key.startswith(f"{path}.") for path in NON_SEMANTIC)
+
+
 def settle(cfg: DictConfig) -> dict[str, Any]:
     """Resolves interpolations and everything that is ``auto`` to plain values: what the run will really do.
 
     ``trainer.accelerator`` and ``trainer.precision`` follow from this machine's capability flags.
     """
     plain: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)  # type: ignore[assignment]
+    return settle_plain(plain)
+
+
+def settle_plain(plain: dict[str, Any]) -> dict[str, Any]:
+    """The same for values that are resolved already."""
     return {**plain, "trainer": settle_trainer(plain["trainer"])}
 
 

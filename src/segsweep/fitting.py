@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from segsweep.config import Parts, build, build_model
-from segsweep.run import ConfigError, Run, is_out_of_memory
+from segsweep.endings import is_out_of_memory
+from segsweep.run import ConfigError, Run
 
 if TYPE_CHECKING:
     import pytorch_lightning as pl

@@ -11,13 +11,13 @@ import re
 import secrets
 import subprocess
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from segsweep.endings import classify, exits_fail, is_interruption, killed_s
 from segsweep.files import remove_unfinished, write_atomic
-from segsweep.signals import Interrupted
 
 SCHEMA = 1
 _PACKAGES = ("segsweep", "torch", "pytorch-lightning", "hydra-core", "torchmetrics", "numpy")
@@ -28,12 +28,6 @@ class ConfigError(ValueError):
     """What the user typed or wrote is wrong; one line for each mistake: what, where, how to fix it."""
 
     kind = "config"
-
-
-class ExitError(RuntimeError):
-    """Code inside a run has called ``sys.exit``, which is a failure like any other."""
-
-    kind = "exit"
 
 
 class Run:
@@ -87,18 +81,18 @@ def open_run(folder: Path, facts: Mapping[str, Any]) -> Iterator[Run]:
         ConfigError: another process runs it, or it was started with another config.
         ExitError: code inside has called ``sys.exit``.
     """
-    with _lock(folder):
+    with lock(folder):
         run = Run(folder)
         before = read_record(folder)
         if before is not None:
-            _refuse_other_config(folder, before, facts)
+            refuse_other_config(folder, before, facts)
             run.before = before
             if before.get("status") == "completed":
                 run.record = before
                 yield run
                 return
         started = time.time()
-        earlier_s = run.before.get("wall_s", 0.0) + _killed_s(run)  # of sessions that this one continues
+        earlier_s = run.before.get("wall_s", 0.0) + killed_s(folder, run.before)  # of sessions that this one continues
         remove_unfinished(folder)
         # What the run has been trained on, and how.
         kept = {key: run.before[key] for key in ("data", "effective_batch") if key in run.before}
@@ -106,11 +100,11 @@ def open_run(folder: Path, facts: Mapping[str, Any]) -> Iterator[Run]:
         run.save(schema=SCHEMA, **session, **kept, **facts)
         _append_to_ledger(run)
         try:
-            with _exits_fail():
+            with exits_fail():
                 yield run
         except BaseException as error:
-            status = "interrupted" if _is_interruption(error) else "failed"
-            run.save(status=status, error={"class": _classify(error), "message": str(error) or repr(error)})
+            status = "interrupted" if is_interruption(error) else "failed"
+            run.save(status=status, error={"class": classify(error), "message": str(error) or repr(error)})
             raise
         else:
             run.save(status="completed")
@@ -137,6 +131,35 @@ def read_record(folder: Path) -> dict[str, Any] | None:
     return record
 
 
+def close_run(
+    folder: Path, status: str, error: Mapping[str, str], identity: Mapping[str, Any], facts: Mapping[str, Any]
+) -> bool:
+    """Writes how a run ended if its own process could not: it was killed, or failed before it reached the run.
+
+    Args:
+        folder: of the run; it exists.
+        status: ``failed`` or ``interrupted``.
+        error: class and message.
+        identity: ``fingerprint``, and what a record without a run says about where it comes from.
+        facts: for what the record does not have yet.
+
+    Returns:
+        Whether it was written: not if the run is completed, another one, or held by a live process.
+    """
+    run = Run(folder)
+    try:
+        with lock(folder):
+            run.record = read_record(folder) or {"schema": SCHEMA, "started": None, **identity}
+            if run.is_completed or run.record.get("fingerprint") != identity["fingerprint"]:
+                return False
+            worked = {"wall_s": run.record.get("wall_s", 0.0) + killed_s(folder, run.record)}
+            run.save(**{**facts, **run.record, **worked, "status": status, "error": dict(error), "finished": _now()})
+            _append_to_ledger(run)
+            return True
+    except ValueError:  # somebody else has the lock, or the file is no record
+        return False
+
+
 def redact(config: Any, key: str = "") -> Any:
     """Replaces the values of keys that look like secrets, at any depth."""
     if isinstance(config, Mapping):
@@ -144,6 +167,12 @@ def redact(config: Any, key: str = "") -> Any:
     if isinstance(config, list | tuple):
         return [redact(v, key) for v in config]
     return "<redacted>" if config is not None and _SECRET.search(key) else config
+
+
+def redact_overrides(overrides: Sequence[str]) -> list[str]:
+    """Overrides with the values of secret-looking keys replaced."""
+    pairs = (override.partition("=") for override in overrides)
+    return [f"{key}{equals}{redact({key: value})[key]}" for key, equals, value in pairs]
 
 
 def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -181,7 +210,17 @@ def git_state() -> dict[str, str | bool] | None:
         return None
 
 
-def _refuse_other_config(folder: Path, before: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
+def refuse_other_config(folder: Path, before: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
+    """Says which keys differ from those that a run was started with.
+
+    Args:
+        folder: of the run.
+        before: its record.
+        facts: ``fingerprint`` and ``config`` of what is to run there.
+
+    Raises:
+        ConfigError: the fingerprints differ.
+    """
     if before.get("fingerprint") == facts["fingerprint"]:
         return
     old, new = flatten(before.get("config") or {}), flatten(facts["config"])
@@ -192,46 +231,36 @@ def _refuse_other_config(folder: Path, before: Mapping[str, Any], facts: Mapping
     )
 
 
-@contextlib.contextmanager
-def _lock(folder: Path) -> Iterator[None]:
-    with (folder / ".lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the kernel frees it when its owner dies
-        except BlockingIOError:
-            raise ConfigError(
-                f"{folder} is being run by another process. Wait for it, or choose another name="
-            ) from None
-        yield
-
-
-@contextlib.contextmanager
-def _exits_fail() -> Iterator[None]:
-    """A model that calls ``sys.exit(0)`` must not look like success, nor ``sys.exit(143)`` like SIGTERM."""
+def is_running(folder: Path) -> bool:
+    """Whether a live process holds the lock of a run or a sweep."""
+    if not (folder / ".lock").exists():
+        return False
     try:
+        with lock(folder):
+            return False
+    except ConfigError:
+        return True
+
+
+@contextlib.contextmanager
+def lock(folder: Path) -> Iterator[None]:
+    """Keeps other processes from a run or a sweep; the kernel frees it when its owner dies.
+
+    Raises:
+        ConfigError: another live process has it.
+    """
+    with (folder / ".lock").open("w") as file:
+        for is_last in (False, False, True):  # somebody may have looked just now whether it is taken
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if is_last:
+                    raise ConfigError(
+                        f"{folder} is being run by another process. Wait for it, or choose another name="
+                    ) from None
+                time.sleep(0.02)
         yield
-    except SystemExit as error:
-        if _is_interruption(error):
-            raise
-        raise ExitError(
-            f"code inside the run has called sys.exit({error.code!r}), probably the model, the loss or a library. "
-            f"Have it raise an exception instead; the log has the traceback"
-        ) from error
-
-
-def _is_interruption(error: BaseException) -> bool:
-    # Lightning makes a SystemExit of a KeyboardInterrupt.
-    return isinstance(error, Interrupted | KeyboardInterrupt) or (
-        isinstance(error, SystemExit) and isinstance(error.__context__, KeyboardInterrupt)
-    )
-
-
-def _killed_s(run: Run) -> float:
-    """Seconds that a killed session has worked: nobody has written them down, but its files have times."""
-    if run.before.get("status") != "running":
-        return 0.0
-    signs = [run.folder / "record.json", run.folder / "metrics.jsonl", *run.folder.glob("checkpoints/*")]
-    last = max(file.stat().st_mtime for file in signs if file.exists())
-    return round(max(0.0, last - datetime.fromisoformat(run.before["started"]).timestamp()), 3)
 
 
 def _append_to_ledger(run: Run) -> None:
@@ -241,19 +270,6 @@ def _append_to_ledger(run: Run) -> None:
     line = {"time": _now(), "job": run.folder.name, "status": run.record["status"], "error": run.record["error"]}
     with (run.folder.parent / "ledger.jsonl").open("a") as file:
         file.write(json.dumps(line) + "\n")  # one write below the pipe size: lines of parallel jobs do not mix
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says, in one of the many ways there are, that memory did not suffice."""
-    said = str(error).lower()
-    ways = ("out of memory", "can't allocate memory", "not enough memory", "status_alloc_failed")
-    return isinstance(error, MemoryError) or any(way in said for way in ways)
-
-
-def _classify(error: BaseException) -> str:
-    """The error's class in the record: its own ``kind``, ``oom``, or the name of its type."""
-    own = getattr(error, "kind", None)
-    return own or ("oom" if is_out_of_memory(error) else type(error).__name__)
 
 
 def _now() -> str:

@@ -59,6 +59,8 @@ _requests = _Requests()
 def handled() -> Iterator[None]:
     """Has SIGTERM and SIGINT raise ``Interrupted``; puts back what was there. In another thread than the main: nothing.
 
+    What is ignored stays so: whoever started this process has seen to it, and passes on what concerns it.
+
     Raises:
         Interrupted: in the block, when one of them has come.
     """
@@ -68,6 +70,7 @@ def handled() -> Iterator[None]:
         return
     _requests = _Requests()
     before = {number: signal.getsignal(number) for number in _SIGNALS}
+    before = {number: handler for number, handler in before.items() if handler is not signal.SIG_IGN}
     install()
     try:
         yield
@@ -81,7 +84,8 @@ def install() -> None:
     """Puts our handlers back where a library has put its own in their place."""
     if threading.current_thread() is threading.main_thread():
         for number in _SIGNALS:
-            signal.signal(number, _handle)
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                signal.signal(number, _handle)
 
 
 def _handle(number: int, frame: Any) -> None:
