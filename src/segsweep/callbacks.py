@@ -128,8 +128,8 @@ class LastStageStopping(EarlyStopping):
     is_over = False  # whether it has ended the training: a continued run must not go on
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Checks the metric, if the last stage has begun."""
-        if pl_module.is_last_stage:
+        """Checks the metric, if the last stage has begun and the epoch has the metric."""
+        if pl_module.is_last_stage and (pl_module.is_validated or not self.monitor.startswith("val/")):
             super().on_train_epoch_end(trainer, pl_module)
             self.is_over = trainer.should_stop
 

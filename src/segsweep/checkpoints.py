@@ -193,8 +193,9 @@ class BestWeights(Checkpoint):
         Raises:
             ValueError: the epoch was validated and the monitored metric is not among what was logged.
         """
-        logged = trainer.callback_metrics.get(self.monitor)
-        if logged is None and any(name.startswith("val/") for name in trainer.callback_metrics):
+        is_old = self.monitor.startswith("val/") and not pl_module.is_validated
+        logged = None if is_old else trainer.callback_metrics.get(self.monitor)
+        if logged is None and not is_old and any(name.startswith("val/") for name in trainer.callback_metrics):
             raise ValueError(f"monitor={self.monitor} was not logged. Set monitor to a metric that this model has")
         value = float("nan") if logged is None else float(logged)
         is_better = isnan(self.value) if isnan(value) else isnan(self.value) or self.sign * (value - self.value) > 0

@@ -35,6 +35,7 @@ class Task(StagedTraining):
     Attributes:
         test_stage: prefix of the metrics of the next ``trainer.test``.
         train_images_per_s: one value per epoch, validation excluded.
+        is_validated: whether the running epoch has been; Lightning keeps the metrics of earlier ones.
     """
 
     def __init__(
@@ -58,7 +59,7 @@ class Task(StagedTraining):
         self.guard = UpdateGuard(self._name_of, looks_at_once=True)
         self._sums: dict[str, tuple[Tensor | float, int]] = {}  # of each term: values, and images that they are of
         self._images = 0
-        self._is_validated = False
+        self.is_validated = False
         self._epoch_start = self._epoch_end = 0.0
         self._first_batch = 0  # of the epoch in which training begins
         self._unfinished: dict[str, Any] | None = None  # what that epoch has summed up before it
@@ -103,7 +104,7 @@ class Task(StagedTraining):
                 "sums": {name: (_on_cpu(total), images) for name, (total, images) in self._sums.items()},
                 "confusion": self.train_confusion.matrix.cpu() if self.train_confusion.update_called else None,
                 "images": self._images,
-                "is_validated": self._is_validated,
+                "is_validated": self.is_validated,
                 "seconds": self._epoch_end - self._epoch_start,
                 "rng": torch.get_rng_state(),
                 "device_rng": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
@@ -123,7 +124,7 @@ class Task(StagedTraining):
             name: (total.to(self.device) if isinstance(total, Tensor) else total, images)
             for name, (total, images) in sums
         }
-        self._images, self._is_validated = unfinished["images"], unfinished["is_validated"]
+        self._images, self.is_validated = unfinished["images"], unfinished["is_validated"]
         if unfinished["confusion"] is not None:
             self.train_confusion.take_up(unfinished["confusion"])
         self._epoch_start = time.perf_counter() - unfinished["seconds"]
@@ -135,7 +136,7 @@ class Task(StagedTraining):
         """Restarts the random state from (seed, epoch), so that a continued run draws what it would have drawn."""
         torch.manual_seed(mix(self.seed, "epoch", self.current_epoch))
         self.train_confusion.reset()
-        self._is_validated = False
+        self.is_validated = False
         self._forget_terms("train")
         self._begin()
         self._epoch_start = time.perf_counter()
@@ -187,7 +188,7 @@ class Task(StagedTraining):
         if len(self.regime.stages) > 1:
             values["stage"] = self.stage_index
         self._log(values)
-        self.step_plateau(self._is_validated)
+        self.step_plateau(self.is_validated)
 
     def on_validation_epoch_start(self) -> None:
         """Starts counting.
@@ -210,7 +211,7 @@ class Task(StagedTraining):
     def on_validation_epoch_end(self) -> None:
         """Logs the metrics of the split."""
         self._log(self._close("val", self.eval_counts.compute()))
-        self._is_validated = True
+        self.is_validated = True
         self._sums, self._images = self._training
 
     def on_test_epoch_start(self) -> None:
