@@ -8,6 +8,7 @@ file may lie on another file system, where the final move is no rename.
 import io
 import json
 import logging
+import os
 from collections.abc import Callable
 from math import inf, isnan
 from pathlib import Path
@@ -68,16 +69,19 @@ class LastCheckpoints(Checkpoint):
     def __init__(self, folder: Path, every_steps: int | None, best: "BestWeights") -> None:
         self.folder, self.every_steps, self.best = folder, every_steps, best
         self._saved_step = 0
+        self._continued = (-1.0, -1.0)  # age of the one that is continued; none: all there are, are damaged
 
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Removes those that are newer than the one that is continued: they are damaged."""
+        """Notes which one is continued."""
         self._saved_step = checkpoint["global_step"]
-        is_unfinished = batches_within_epoch(checkpoint) > 0
-        continued = (checkpoint["epoch"], self._saved_step if is_unfinished else inf)
+        self._continued = (checkpoint["epoch"], self._saved_step if batches_within_epoch(checkpoint) else inf)
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Removes those that are newer than the one that is continued: they are damaged."""
         for path in _newest_first(self.folder):
-            if _age(path) > continued:
+            if _age(path) > self._continued:
                 remove_hashed(path)
 
     def on_train_batch_start(
@@ -121,8 +125,8 @@ def newest_whole(folder: Path) -> Path | None:
     for path in _newest_first(folder):
         try:
             read_hashed(path)
-        except ValueError as error:
-            log.warning("%s; continuing from the one before", error)
+        except ValueError:
+            log.warning("%s: damaged; continuing from the one before", os.path.relpath(path))
         else:
             return path
     return None

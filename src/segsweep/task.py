@@ -104,6 +104,7 @@ class Task(StagedTraining):
                 "sums": {name: (_on_cpu(total), images) for name, (total, images) in self._sums.items()},
                 "confusion": self.train_confusion.matrix.cpu() if self.train_confusion.update_called else None,
                 "images": self._images,
+                "logged_step": self.trainer.fit_loop.epoch_loop._batches_that_stepped,
                 "is_validated": self.is_validated,
                 "seconds": self._epoch_end - self._epoch_start,
                 "rng": torch.get_rng_state(),
@@ -128,6 +129,8 @@ class Task(StagedTraining):
         if unfinished["confusion"] is not None:
             self.train_confusion.take_up(unfinished["confusion"])
         self._epoch_start = time.perf_counter() - unfinished["seconds"]
+        # Lightning counts once more where a validation was due and over.
+        self.trainer.fit_loop.epoch_loop._batches_that_stepped = unfinished["logged_step"]
         torch.set_rng_state(unfinished["rng"])
         if unfinished["device_rng"] is not None and self.device.type == "cuda":
             torch.cuda.set_rng_state(unfinished["device_rng"], self.device)
