@@ -71,6 +71,10 @@ class LastCheckpoints(Checkpoint):
         self._saved_step = 0
         self._continued = (-1.0, -1.0)  # age of the one that is continued; none: all there are, are damaged
 
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Has Lightning continue a run with ``trainer.max_steps`` as any other: it would end the last epoch again."""
+        trainer.fit_loop._iteration_based_training = lambda: False  # type: ignore[method-assign]
+
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
