@@ -38,7 +38,7 @@ def test_a_sweep_with_failures_says_how_to_go_on_and_exits_with_3(tmp_path, monk
         with pytest.raises(SystemExit) as info:
             finish(tmp_path / "sweeps" / "s", [done, failed])
     assert info.value.code == 3
-    assert "1 of 2 jobs completed in sweeps/s" in caplog.text
+    assert "1 of 2 jobs completed" in caplog.text
     assert "1 failed, listed in sweeps/s/failed.csv" in caplog.text
     assert "segsweep -m model=unet,reseg 'data.root=my data'" in caplog.text
 
