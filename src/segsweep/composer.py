@@ -72,4 +72,4 @@ def has_key(config: DictConfig, key: str) -> bool:
     node = OmegaConf.select(config, parent) if parent else config
     if OmegaConf.is_list(node):
         return leaf.isdigit() and int(leaf) < len(node)
-    return OmegaConf.is_dict(node) and leaf in node
+    return OmegaConf.is_dict(node) and leaf in map(str, node)  # `in node` denies keys that are still to be given

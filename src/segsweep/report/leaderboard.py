@@ -147,10 +147,17 @@ def _size_note(comparison: Comparison) -> list[str]:
 def _reconstruction(comparison: Comparison) -> list[str]:
     """Configurations that minimise a reconstruction term beside the segmentation loss."""
     return [
-        f"{row.name} (factor {row.completed[0]['config']['loss']['terms'].get('reconstruction')})"
+        f"{row.name} (factor {_reconstruction_factor(row.completed[0]['config'])})"
         for row in comparison.configurations
         if row.completed and "val/loss/reconstruction" in row.completed[0]["metrics"]
     ]
+
+
+def _reconstruction_factor(config: dict[str, Any]) -> float | None:
+    """Of the term: a regime that trains both at once has one of its own, else it is the loss's."""
+    stages = (config.get("regime") or {}).get("stages") or {}
+    own = [stage["objective"]["factor"] for stage in stages.values() if "factor" in (stage.get("objective") or {})]
+    return own[0] if own else config["loss"]["terms"].get("reconstruction")
 
 
 def _table(comparison: Comparison) -> Table:
