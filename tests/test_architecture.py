@@ -113,6 +113,10 @@ LIGHT = [
     "config",
     "command",
     "train",
+    "launcher",
+    "sweep",
+    "sweep.pool",
+    "sweep.progress",
     "doctor",
     "__main__",
 ]

@@ -11,7 +11,7 @@ import re
 import secrets
 import subprocess
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -100,7 +100,7 @@ def open_run(folder: Path, facts: Mapping[str, Any]) -> Iterator[Run]:
             yield run
         except BaseException as error:
             status = "failed" if isinstance(error, Exception) else "interrupted"
-            run.save(status=status, error={"class": _classify(error), "message": str(error) or repr(error)})
+            run.save(status=status, error={"class": classify(error), "message": str(error) or repr(error)})
             raise
         else:
             run.save(status=run.ends_as)
@@ -127,6 +127,41 @@ def read_record(folder: Path) -> dict[str, Any] | None:
     return record
 
 
+def close_run(
+    folder: Path, status: str, error: Mapping[str, str], identity: Mapping[str, Any], facts: Mapping[str, Any]
+) -> bool:
+    """Writes how a run ended if its own process could not: it was killed, or failed before it reached the run.
+
+    Args:
+        folder: of the run; it exists.
+        status: ``failed`` or ``interrupted``.
+        error: class and message.
+        identity: ``fingerprint``, and what a record without a run says about where it comes from.
+        facts: for what the record does not have yet.
+
+    Returns:
+        Whether it was written: not if the run is completed, another one, or held by a live process.
+    """
+    run = Run(folder)
+    try:
+        with _lock(folder):
+            run.record = read_record(folder) or {"schema": SCHEMA, "started": None, **identity}
+            if run.is_completed or run.record.get("fingerprint") != identity["fingerprint"]:
+                return False
+            run.save(**{**facts, **run.record, "status": status, "error": dict(error), "finished": _now()})
+            _append_to_ledger(run)
+            return True
+    except ValueError:  # somebody else has the lock, or the file is no record
+        return False
+
+
+def classify(error: BaseException) -> str:
+    """The class of an error in a record: its own ``kind``, ``oom``, or the name of its type."""
+    if isinstance(error, MemoryError) or "out of memory" in str(error).lower():
+        return "oom"
+    return str(getattr(error, "kind", type(error).__name__))
+
+
 def redact(config: Any, key: str = "") -> Any:
     """Replaces the values of keys that look like secrets, at any depth."""
     if isinstance(config, Mapping):
@@ -134,6 +169,12 @@ def redact(config: Any, key: str = "") -> Any:
     if isinstance(config, list | tuple):
         return [redact(v, key) for v in config]
     return "<redacted>" if config is not None and _SECRET.search(key) else config
+
+
+def redact_overrides(overrides: Sequence[str]) -> list[str]:
+    """Overrides with the values of secret-looking keys replaced."""
+    pairs = (override.partition("=") for override in overrides)
+    return [f"{key}{equals}{redact({key: value})[key]}" for key, equals, value in pairs]
 
 
 def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -231,13 +272,6 @@ def _append_to_ledger(run: Run) -> None:
     line = {"time": _now(), "job": run.folder.name, "status": run.record["status"], "error": run.record["error"]}
     with (run.folder.parent / "ledger.jsonl").open("a") as file:
         file.write(json.dumps(line) + "\n")  # one write below the pipe size: lines of parallel jobs do not mix
-
-
-def _classify(error: BaseException) -> str:
-    """The error's class in the record: its own ``kind``, ``oom``, or the name of its type."""
-    if isinstance(error, MemoryError) or "out of memory" in str(error).lower():
-        return "oom"
-    return str(getattr(error, "kind", type(error).__name__))
 
 
 def _now() -> str:

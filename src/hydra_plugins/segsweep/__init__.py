@@ -1,0 +1,12 @@
+"""Where Hydra looks for launchers and sweepers; what they do is written in ``segsweep``."""
+
+from segsweep.launcher import LocalLauncher as _LocalLauncher
+from segsweep.search import OptunaSweeper as _OptunaSweeper
+
+
+class LocalLauncher(_LocalLauncher):
+    """``hydra/launcher=local``."""
+
+
+class OptunaSweeper(_OptunaSweeper):
+    """``hydra/sweeper=optuna``."""
