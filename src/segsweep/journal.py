@@ -19,8 +19,8 @@ _SET_STUDY_ATTRIBUTE = 2  # Optuna's number for that operation
 class Journal:
     """A backend for ``optuna.storages.JournalStorage``.
 
-    Optuna's own fails for ever on a file whose last line is torn, and waits half a minute for the lock of a process that
-    was killed; the kernel frees this one's.
+    Optuna's own fails for ever on a file whose last line is torn, and waits half a minute for the lock of a process
+    that was killed; the kernel frees this one's.
 
     Args:
         file: of the search; made by the first line that is written.

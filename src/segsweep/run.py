@@ -144,7 +144,7 @@ def close_run(
     """
     run = Run(folder)
     try:
-        with _lock(folder):
+        with lock(folder):
             run.record = read_record(folder) or {"schema": SCHEMA, "started": None, **identity}
             if run.is_completed or run.record.get("fingerprint") != identity["fingerprint"]:
                 return False

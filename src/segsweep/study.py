@@ -9,12 +9,15 @@ from segsweep import journal
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from typing import Literal
 
     import optuna
 
 
 def open_study(
-    file: Path, pruner: dict[str, Any] | None = None, directions: Sequence[str] | None = None
+    file: Path,
+    pruner: dict[str, Any] | None = None,
+    directions: Sequence[Literal["maximize", "minimize"]] | None = None,
 ) -> optuna.Study:
     """Opens the study in a journal.
 

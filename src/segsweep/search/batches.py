@@ -54,5 +54,5 @@ def outcome_of(job: Job) -> Outcome:
     record = read_record(job.folder)
     if record is None:
         return Outcome(job, "failed", {"class": "launcher", "message": "the launcher has left no record of it"})
-    status = record["status"] if record["status"] != "running" else "interrupted"
+    status: Any = "interrupted" if record["status"] == "running" else record["status"]
     return Outcome(job, status, record.get("error"), (record.get("metrics") or {}).get(record.get("monitor")))

@@ -150,7 +150,7 @@ def describe(plan: SearchPlan, states: Mapping[str, int]) -> str:
     lines = [f"{key:<{width}}  {text}" for key, text in about["space"].items()]
     size = plan.proposals.space.size
     lines += [f"{'points':<{width}}  {size}"] if size is not None else []
-    lines += [f"fixed: {' '.join(plan.proposals.space.fixed.values())}"] if plan.proposals.space.fixed else []
+    lines += [f"fixed: {' '.join(about['fixed'].values())}"] if about["fixed"] else []
     goals = [f"{way} {name}" for way, name in zip(about["directions"], about["objectives"], strict=True)]
     lines.append(", ".join(goals))
     for part in ("sampler", "pruner"):

@@ -1,6 +1,7 @@
 """From a trial of the study to a job: asks for the keys that the chosen groups have, and composes them."""
 
 import itertools
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -50,11 +51,11 @@ class Proposals:
         """
         row = {**self._fixed_groups, **{d.name: d.override(ask(d)) for d in self.groups}}
         base = self.composer.base(list(row.values())).config
-        for key, text in self.space.fixed.items():
-            if key not in row and fits(self.composer.parse(text), base):
-                row[key] = text
+        values = {key: text for key, text in self.space.fixed.items() if key not in row}
+        row |= {key: text for key, text in values.items() if fits(self.composer.parse(text), base)}
         for dimension in self.space.dimensions:
-            if dimension not in self.groups and fits(self.composer.parse(dimension.override(dimension.ends()[0])), base):
+            is_open = dimension not in self.groups
+            if is_open and fits(self.composer.parse(dimension.override(dimension.ends()[0])), base):
                 row[dimension.name] = dimension.override(ask(dimension))
         if trial is not None:
             row["sweep.trial"] = f"sweep.trial={trial}"
@@ -78,20 +79,13 @@ class Proposals:
     def _choices(self) -> Iterator[dict[str, str]]:
         """Combinations of groups: all, or if they are many, as many as show each option."""
         texts = [[d.override(choice) for choice in d.choices] for d in self.groups]
-        if (self._number(texts)) <= _MOST_CHOICES:
+        if math.prod(map(len, texts)) <= _MOST_CHOICES:
             combinations = list(itertools.product(*texts))
         else:
             most = max(map(len, texts))
             combinations = [tuple(options[i % len(options)] for options in texts) for i in range(most)]
         for combination in combinations:
             yield dict(zip((d.name for d in self.groups), combination, strict=True))
-
-    @staticmethod
-    def _number(texts: Sequence[Sequence[str]]) -> int:
-        number = 1
-        for options in texts:
-            number *= len(options)
-        return number
 
     def _draft(self, rows: Sequence[Mapping[str, str]]) -> list[Draft]:
         overrides: dict[str, dict[str, None]] = {}

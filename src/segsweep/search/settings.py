@@ -59,7 +59,9 @@ class Finding:
     directions: tuple[str, ...] = ()
 
 
-def check_settings(node: dict[str, Any], space: Space, objectives: Sequence[str], class_names: Sequence[str]) -> Finding:
+def check_settings(
+    node: dict[str, Any], space: Space, objectives: Sequence[str], class_names: Sequence[str]
+) -> Finding:
     """Checks the node ``hydra.sweeper``; imports what it names, torch included.
 
     Args:

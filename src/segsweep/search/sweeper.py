@@ -46,6 +46,9 @@ class OptunaSweeper(Sweeper):
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """Hydra's: takes the composed config of the search and makes the launcher."""
         self.config = config
+        self._sweep: dict[str, Any] = plain(config.sweep)
+        self._folder = Path(config.hydra.sweep.dir)
+        self._hydra = list(config.hydra.overrides.hydra)
         warm_up(_WARM)
         self.launcher: Launcher = Plugins.instance().instantiate_launcher(
             hydra_context=hydra_context, task_function=task_function, config=config
@@ -66,24 +69,22 @@ class OptunaSweeper(Sweeper):
         from segsweep.search.plan import describe, make_plan
         from segsweep.search.settings import check_settings
 
-        node: dict[str, Any] = plain(self.config.sweep)
-        node.pop("_target_")
-        options, folder = SweepOptions(**node), Path(self.config.hydra.sweep.dir)
+        options = SweepOptions(**{key: value for key, value in self._sweep.items() if key != "_target_"})
         overrides = [*(f"{key}={value}" for key, value in self.params.items()), *arguments]
-        composer = Composer(list(self.config.hydra.overrides.hydra))
+        composer = Composer(self._hydra)
 
         def check(*settings: Any) -> Any:
             return call(check_settings, *settings)
 
         try:
             if options.zip:
-                raise ConfigError("sweep.zip: a search chooses keys one by one. Leave it out, or use hydra/sweeper=grid")
-            plan = make_plan(folder, overrides, self.settings, composer, _inspect, check)
+                raise ConfigError("sweep.zip: a search chooses keys one by one. Leave it out, or sweep a grid")
+            plan = make_plan(self._folder, overrides, self.settings, composer, _inspect, check)
             if options.dry_run:
                 print(describe(plan, _states(plan)))
                 return None
-            folder.mkdir(parents=True, exist_ok=True)
-            with lock(folder):
+            self._folder.mkdir(parents=True, exist_ok=True)
+            with lock(self._folder):
                 return self._search(plan, options)
         except ConfigError as error:
             stop(str(error).splitlines())
