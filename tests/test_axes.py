@@ -12,7 +12,12 @@ def rows(*overrides, zipped=()):
 
 
 def test_values_are_crossed_and_the_last_axis_moves_fastest():
-    expected = [["model=unet", "seed=0"], ["model=unet", "seed=1"], ["model=reseg", "seed=0"], ["model=reseg", "seed=1"]]
+    expected = [
+        ["model=unet", "seed=0"],
+        ["model=unet", "seed=1"],
+        ["model=reseg", "seed=0"],
+        ["model=reseg", "seed=1"],
+    ]
     assert rows("model=unet,reseg", "seed=range(0,2)") == expected
 
 

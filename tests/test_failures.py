@@ -29,7 +29,8 @@ def test_failed_jobs_are_listed_with_what_it_takes_to_look_into_them(tmp_path):
     assert write_failures(tmp_path, [first, done, second]) == tmp_path / "failed.csv"
     assert rows(tmp_path) == [
         {
-            "job": "0_raises", "class": "ValueError", "message": 'bad, "value" [31m', "overrides": "model=raises seed=0",
+            "job": "0_raises", "class": "ValueError", "message": 'bad, "value" [31m',
+            "overrides": "model=raises seed=0",
             "step": "6", "epoch": "2", "peak_memory_mb": "1000.0", "log": "0_raises/log.txt",
         },
         {

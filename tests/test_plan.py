@@ -78,7 +78,7 @@ def test_all_mistakes_of_all_jobs_are_named_once(plan):
 
 
 def test_jobs_that_differ_in_nothing_that_is_read_are_a_mistake(plan):
-    with pytest.raises(ConfigError, match="data.num_workers changes no result"):
+    with pytest.raises(ConfigError, match=r"data\.num_workers changes no result"):
         plan("data.num_workers=0,1", "seed=0,1")
     with pytest.raises(ConfigError, match="they compose to the same config"):
         plan("trainer=cpu", f"trainer.precision=auto,{pick_precision('cpu')}")

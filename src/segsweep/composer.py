@@ -6,6 +6,7 @@ Hydra composes a config in 50 ms and more; putting values into a copy of one tha
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from hydra import compose
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
@@ -37,9 +38,8 @@ class Composer:
 
     def is_group(self, override: Override) -> bool:
         """Whether the override chooses an option of a group, rather than a value."""
-        loader = GlobalHydra.instance().config_loader()
-        assert isinstance(loader, ConfigLoaderImpl)
-        return loader.repository.group_exists(override.key_or_group)
+        loader: Any = GlobalHydra.instance().config_loader()
+        return bool(loader.repository.group_exists(override.key_or_group))
 
     def base(self, groups: Sequence[str]) -> Composed:
         """What a choice of groups alone composes to.

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
@@ -97,7 +98,7 @@ def _unknown(key: str, bases: Sequence[DictConfig]) -> str:
     group = key.partition(".")[0]
     known = {str(name) for base in bases for name in base}
     if group != key and group in known:
-        nodes = [OmegaConf.to_container(base, resolve=False)[group] for base in bases if group in base]  # type: ignore[index]
+        nodes: list[Any] = [OmegaConf.to_container(base[group], resolve=False) for base in bases if group in base]
         known = {f"{group}.{path}" for node in nodes if isinstance(node, dict) for path in flatten(node)}
     return f"{key}: unknown key. {did_you_mean(key, known)}"
 

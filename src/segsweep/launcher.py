@@ -15,7 +15,7 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from segsweep.config import fingerprint, settle
+from segsweep.check import JobConfig, inspect_jobs, resolved
 from segsweep.run import ConfigError
 from segsweep.sweep import Job, Outcome, SweepOptions
 from segsweep.sweep.failures import write_failures
@@ -23,7 +23,7 @@ from segsweep.sweep.machine import find_machine
 from segsweep.sweep.pool import Pool
 from segsweep.sweep.processes import call, warm_up
 from segsweep.sweep.progress import Progress
-from segsweep.sweep.slots import uses_gpu
+from segsweep.sweep.slots import Slots, uses_gpu
 from segsweep.train import origin_of, run_job
 
 log = logging.getLogger(__name__)
@@ -48,8 +48,12 @@ class LocalLauncher(Launcher):
     @property
     def options(self) -> SweepOptions:
         """How jobs are run."""
-        node: dict[str, Any] = OmegaConf.to_container(self.config.sweep, resolve=True)  # type: ignore[assignment]
-        return SweepOptions(**{key: value for key, value in node.items() if key != "_target_"})
+        return sweep_options(self.config)
+
+    def num_at_once(self, jobs: Sequence[Job]) -> int:
+        """How many jobs of a sweep would run side by side."""
+        use_gpus = any(uses_gpu(job.config.get("trainer")) for job in jobs)
+        return Slots(self.options, len(jobs), find_machine(use_gpus)).at_once
 
     def run(self, jobs: Sequence[Job], num_jobs: int | None = None) -> list[Outcome]:
         """Runs jobs, and writes down which of them failed.
@@ -125,6 +129,12 @@ class LocalLauncher(Launcher):
         return cfg
 
 
+def sweep_options(config: DictConfig) -> SweepOptions:
+    """The node ``sweep`` of a composed config."""
+    node: dict[str, Any] = OmegaConf.to_container(config.sweep, resolve=True)  # type: ignore[assignment]
+    return SweepOptions(**{key: value for key, value in node.items() if key != "_target_"})
+
+
 def finish(folder: Path, outcomes: Sequence[Outcome]) -> None:
     """Says how a sweep ended.
 
@@ -160,38 +170,34 @@ def train_job(job: Job, sweep: str | None, logging_config: Any, name: str, verbo
     run_job(cfg, job.folder, origin_of(job.choices, job.overrides, sweep))
 
 
-def identify(configs: Sequence[dict[str, Any]], choices: Sequence[dict[str, str]]) -> list[tuple[str, str]]:
-    """Fingerprints of jobs, with and without the seed; imports torch.
+def _jobs(composed: Sequence[DictConfig], first: int) -> list[Job]:
+    """Jobs of a sweeper that is not ours, checked.
 
     Raises:
         ConfigError: their mistakes.
     """
-    from segsweep.check import mistakes
-
-    lines: dict[str, None] = {}
-    for config, chosen in zip(configs, choices, strict=True):
-        lines |= dict.fromkeys(mistakes(OmegaConf.create(config), chosen))
-    if lines:
+    parts = [_parts(cfg) for cfg in composed]
+    verdicts = call(inspect_jobs, parts)
+    if lines := dict.fromkeys(line for verdict in verdicts for line in verdict.lines):
         raise ConfigError("\n".join(lines))
-    settled = [settle(OmegaConf.create(config)) for config in configs]
-    return [(fingerprint(plain), fingerprint(plain, with_seed=False)) for plain in settled]
-
-
-def _jobs(composed: Sequence[DictConfig], first: int) -> list[Job]:
-    configs = [_plain(OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])) for cfg in composed]
-    choices = [{k: v for k, v in cfg.hydra.runtime.choices.items() if v is not None} for cfg in composed]
     return [
         Job(
             index=first + i,
             folder=Path(cfg.hydra.sweep.dir) / cfg.hydra.sweep.subdir,
             overrides=tuple(cfg.hydra.overrides.task),
-            config=configs[i],
-            choices=choices[i],
-            fingerprint=identity,
-            kind=kind,
+            config=part.config,
+            choices=part.choices,
+            fingerprint=verdict.fingerprint,
+            kind=verdict.kind,
         )
-        for i, (cfg, (identity, kind)) in enumerate(zip(composed, call(identify, configs, choices), strict=True))
+        for i, (cfg, part, verdict) in enumerate(zip(composed, parts, verdicts, strict=True))
     ]
+
+
+def _parts(cfg: DictConfig) -> JobConfig:
+    own = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
+    choices = {k: v for k, v in cfg.hydra.runtime.choices.items() if v is not None}
+    return JobConfig(_plain(own), resolved(own), choices)
 
 
 def _plain(cfg: DictConfig) -> dict[str, Any]:

@@ -5,7 +5,7 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from segsweep.axes import axes_of, product
 from segsweep.check import JobConfig, Verdict
@@ -16,6 +16,7 @@ from segsweep.run import ConfigError, is_running, read_record, refuse_other_conf
 from segsweep.sweep import Job
 
 State = Literal["done", "continue", "retry", "running", "new"]
+STATES: tuple[State, ...] = get_args(State)
 Inspect = Callable[[list[JobConfig]], list[Verdict]]
 _LONGEST_NAME = 150  # characters; file systems take 255 bytes
 

@@ -2,10 +2,15 @@
 
 from segsweep.launcher import LocalLauncher as _LocalLauncher
 from segsweep.search import OptunaSweeper as _OptunaSweeper
+from segsweep.sweeper import GridSweeper as _GridSweeper
 
 
 class LocalLauncher(_LocalLauncher):
     """``hydra/launcher=local``."""
+
+
+class GridSweeper(_GridSweeper):
+    """``hydra/sweeper=grid``."""
 
 
 class OptunaSweeper(_OptunaSweeper):

@@ -156,8 +156,10 @@ def _reconstruction(comparison: Comparison) -> list[str]:
 def _reconstruction_factor(config: dict[str, Any]) -> float | None:
     """Of the term: a regime that trains both at once has one of its own, else it is the loss's."""
     stages = (config.get("regime") or {}).get("stages") or {}
-    own = [stage["objective"]["factor"] for stage in stages.values() if "factor" in (stage.get("objective") or {})]
-    return own[0] if own else config["loss"]["terms"].get("reconstruction")
+    objectives = [stage.get("objective") or {} for stage in stages.values()]
+    factors: list[float] = [objective["factor"] for objective in objectives if "factor" in objective]
+    of_loss: float | None = config["loss"]["terms"].get("reconstruction")
+    return factors[0] if factors else of_loss
 
 
 def _table(comparison: Comparison) -> Table:

@@ -64,6 +64,17 @@ def judge(job: Job, before: bytes | None, end: End, sweep: str | None) -> Outcom
     return Outcome(job, status, error)
 
 
+def outcome_of(job: Job) -> Outcome:
+    """What became of a job that ran elsewhere, by its record alone; one without a result has failed."""
+    record = _readable(job.folder)
+    status = record.get("status")
+    if status in ("completed", "pruned"):
+        return Outcome(job, status, value=_value(record))
+    if status in ("failed", "interrupted"):
+        return Outcome(job, status, record.get("error"))
+    return Outcome(job, "failed", {"class": "killed", "message": "ended without a result"})
+
+
 def peak_memory(outcome: Outcome) -> dict[str, float] | None:
     """Memory that a finished job took, as its record has it."""
     return _readable(outcome.job.folder).get("peak_memory_mb") if outcome.status in ("completed", "pruned") else None

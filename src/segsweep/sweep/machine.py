@@ -46,7 +46,7 @@ def usable_cores(cgroup: Path = Path("/proc/self/cgroup"), root: Path = Path("/s
         root: where control groups are mounted.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(cores, math.ceil(_quota(cgroup, root))))
+    return max(1, math.ceil(min(cores, _quota(cgroup, root))))
 
 
 def cuda_devices() -> list[Device]:

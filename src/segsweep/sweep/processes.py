@@ -6,6 +6,7 @@ processes stay in the process group of the command, and a child ends when the pr
 """
 
 import contextlib
+import logging
 import multiprocessing
 import os
 import pickle
@@ -34,10 +35,12 @@ WARM = (
     "segsweep.callbacks",
     "segsweep.check",
     "segsweep.checkpoints",
+    "segsweep.cost",
     "segsweep.data.datamodule",
     "segsweep.data.digits",
     "segsweep.data.folder",
     "segsweep.floors",
+    "segsweep.hardware",
     "segsweep.label_panels",
     "segsweep.launcher",
     "segsweep.losses",
@@ -166,6 +169,10 @@ def _enter(environment: Mapping[str, str], function: Callable[..., None], args: 
     os.environ.clear()
     os.environ.update(environment)
     function(*args)
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)  # what libraries do at a normal exit is no use here, and some complain of the fork
 
 
 def _end_with_parent() -> None:
