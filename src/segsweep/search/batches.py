@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 from segsweep.hints import written
-from segsweep.run import read_record
 from segsweep.sweep import Job, Outcome
+from segsweep.sweep.ending import outcome_of
 
 
 class Launches(Protocol):
@@ -47,12 +47,3 @@ class Batches:
             self.launcher.launch(overrides, jobs[0].index)
             self._ended.extend(map(outcome_of, jobs))
         return self._ended.popleft()
-
-
-def outcome_of(job: Job) -> Outcome:
-    """What became of a job, by its record alone."""
-    record = read_record(job.folder)
-    if record is None:
-        return Outcome(job, "failed", {"class": "launcher", "message": "the launcher has left no record of it"})
-    status: Any = "interrupted" if record["status"] == "running" else record["status"]
-    return Outcome(job, status, record.get("error"), (record.get("metrics") or {}).get(record.get("monitor")))

@@ -10,7 +10,7 @@ from segsweep import journal
 from segsweep.check import JobConfig, Verdict
 from segsweep.composer import Composer
 from segsweep.config import is_silent
-from segsweep.run import ConfigError, flatten
+from segsweep.run import ConfigError, flatten, redact_overrides
 from segsweep.search.proposal import Proposals
 from segsweep.search.settings import Finding
 from segsweep.search.space import Space, space_of
@@ -82,7 +82,7 @@ def make_plan(
         raise ConfigError("\n".join(dict.fromkeys(lines)))
     about = {
         "space": {dimension.name: str(dimension) for dimension in space.dimensions},
-        "fixed": {key: text for key, text in space.fixed.items() if not is_silent(key)},
+        "fixed": {key: redact_overrides([text])[0] for key, text in space.fixed.items() if not is_silent(key)},
         "objectives": objectives,
         "directions": list(finding.directions),
         **{key: settings.get(key) for key in ("sampler", "pruner", "seed")},

@@ -16,7 +16,7 @@ from segsweep import journal
 from segsweep.check import inspect_jobs
 from segsweep.command import stop
 from segsweep.composer import Composer
-from segsweep.launcher import EXIT_SOME_FAILED, LocalLauncher
+from segsweep.launcher import EXIT_SOME_FAILED, LocalLauncher, sweep_options
 from segsweep.run import ConfigError, lock
 from segsweep.sweep import SweepOptions
 from segsweep.sweep.failures import write_failures
@@ -45,10 +45,7 @@ class OptunaSweeper(Sweeper):
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """Hydra's: takes the composed config of the search and makes the launcher."""
-        self.config = config
-        self._sweep: dict[str, Any] = plain(config.sweep)
-        self._folder = Path(config.hydra.sweep.dir)
-        self._hydra = list(config.hydra.overrides.hydra)
+        self.config: DictConfig = config
         warm_up(_WARM)
         self.launcher: Launcher = Plugins.instance().instantiate_launcher(
             hydra_context=hydra_context, task_function=task_function, config=config
@@ -69,9 +66,10 @@ class OptunaSweeper(Sweeper):
         from segsweep.search.plan import describe, make_plan
         from segsweep.search.settings import check_settings
 
-        options = SweepOptions(**{key: value for key, value in self._sweep.items() if key != "_target_"})
+        options = sweep_options(self.config)
+        folder = Path(self.config.hydra.sweep.dir)
         overrides = [*(f"{key}={value}" for key, value in self.params.items()), *arguments]
-        composer = Composer(self._hydra)
+        composer = Composer(list(self.config.hydra.overrides.hydra))
 
         def check(*settings: Any) -> Any:
             return call(check_settings, *settings)
@@ -79,12 +77,12 @@ class OptunaSweeper(Sweeper):
         try:
             if options.zip:
                 raise ConfigError("sweep.zip: a search chooses keys one by one. Leave it out, or sweep a grid")
-            plan = make_plan(self._folder, overrides, self.settings, composer, _inspect, check)
+            plan = make_plan(folder, overrides, self.settings, composer, _inspect, check)
             if options.dry_run:
                 print(describe(plan, _states(plan)))
                 return None
-            self._folder.mkdir(parents=True, exist_ok=True)
-            with lock(self._folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            with lock(folder):
                 return self._search(plan, options)
         except ConfigError as error:
             stop(str(error).splitlines())

@@ -12,7 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from segsweep import journal
-from segsweep.run import ConfigError, is_running, read_record
+from segsweep.run import FINISHED, ConfigError, is_running, read_record
 from segsweep.search.plan import Inspect, SearchPlan
 from segsweep.search.proposal import make_job
 from segsweep.search.samplers import make_sampler
@@ -117,7 +117,7 @@ class Trials:
             self._running[job.fingerprint] = trial
             _wait_for(job)
             record = read_record(job.folder) or {}
-            if record.get("status") in ("completed", "pruned"):  # a process was killed before it could tell
+            if record.get("status") in FINISHED:  # a process was killed before it could tell
                 self._end(Outcome(job, record["status"]))
             else:
                 workers.submit(job)
