@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import optuna
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
+from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from segsweep import journal
@@ -100,12 +101,11 @@ class Trials:
 
     def _start(self, number: int, workers: Workers) -> None:
         """Starts a trial, or continues it if it was begun; one whose result is known already ends here."""
-        self.study.sampler = make_sampler(
-            self.plan.settings["sampler"], self.plan.proposals.space, self.plan.settings.get("seed", 0), number
-        )
+        self.study.sampler = self._sampler(number)
         known = self._all()
         # A trial that was begun gets the values it had, and asks for those it had not yet asked for.
         trial = Trial(self.study, known[number]._trial_id) if number < len(known) else self.study.ask()
+        _ = trial.relative_params  # now, with the sampler of the trial
         job = self._job(trial)
         if job is None:
             return
@@ -122,10 +122,19 @@ class Trials:
             else:
                 workers.submit(job)
 
+    def _ask(self, trial: Trial, dimension: Dimension) -> object:
+        # Each with numbers of its own: whether others were asked before by a process that is dead makes no difference.
+        self.study.sampler = self._sampler(trial.number, 1 + self.plan.proposals.space.dimensions.index(dimension))
+        return suggest(trial, dimension)
+
+    def _sampler(self, trial: int, draw: int = 0) -> BaseSampler:
+        settings = self.plan.settings
+        return make_sampler(settings["sampler"], self.plan.proposals.space, settings.get("seed", 0), trial, draw)
+
     def _job(self, trial: Trial) -> Job | None:
         """The job of a trial; None if its values do not go together, with which the trial has failed."""
         try:
-            one = self.plan.proposals.compose(lambda dimension: suggest(trial, dimension), trial.number)
+            one = self.plan.proposals.compose(lambda dimension: self._ask(trial, dimension), trial.number)
             verdict = self.inspect([one.job])[0]
             lines = verdict.lines
         except (ConfigError, HydraException, OmegaConfBaseException) as error:
