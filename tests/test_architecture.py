@@ -110,6 +110,8 @@ LIGHT = [
     "report.label_efficiency",
     "report.compression",
     "report.readout",
+    "report.search",
+    "search",
     "config",
     "command",
     "train",

@@ -18,6 +18,7 @@ from optuna.storages.journal import JournalFileBackend
 
 from segsweep import CONF_DIR, journal
 from segsweep.check import inspect_jobs
+from segsweep.report.search import search
 from segsweep.run import ConfigError, lock
 from segsweep.search.plan import describe
 from segsweep.search.settings import check_settings
@@ -347,6 +348,33 @@ def test_a_dry_run_shows_the_space(tmp_path):
     assert "maximize val/miou" in shown
     assert "pruner: SuccessiveHalvingPruner(min_resource=1" in shown
     assert "20 trials of at most 8 epochs: 3 completed, 0 pruned, 0 failed, 17 left, 1 of them begun" in shown
+
+
+def test_the_report_tells_how_a_search_went(tmp_path):
+    run(tmp_path, workers=Workers(results={3: "failed"}), n_trials=12, pruner="asha")
+    section = search([tmp_path])
+    (part,) = section.parts
+    top, *_ = part.tables
+    assert top.header == ("trial", "val/miou", "epochs", "optimizer.lr", "data.batch_size")
+    values = [float(row[1]) for row in top.rows]
+    assert values == sorted(values, reverse=True)
+    counts = {name: states(tmp_path).count(name) for name in ("COMPLETE", "PRUNED")}
+    assert part.sentences[0] == (
+        f"12 of 12 trials are over: {counts['COMPLETE']} completed, {counts['PRUNED']} pruned, 1 failed"
+    )
+    assert "epochs were trained" in part.sentences[1]
+    assert part.sentences[2].startswith(f"best: trial {top.rows[0][0]} with val/miou")
+    assert len(part.records) == 12
+    (line,) = part.panels[0].lines
+    assert [y.mean for _, y in line.points] == sorted(y.mean for _, y in line.points)
+
+
+def test_a_report_of_several_objectives_begins_with_the_front(tmp_path):
+    run(tmp_path, n_trials=4, objectives=["val/miou", "parameters"])
+    (part,) = search([tmp_path]).parts
+    assert part.tables[0].header[:3] == ("trial", "val/miou", "parameters")
+    assert part.panels == []
+    assert search([tmp_path / "nowhere"]) is None
 
 
 def test_a_journal_names_no_code():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -55,5 +56,7 @@ def make_pruner(node: dict[str, Any]) -> optuna.pruners.BasePruner:
     if package != "optuna.pruners" or not name.endswith("Pruner") or name not in optuna.pruners.__all__:
         raise ValueError(f"{node.get('_target_')} is none of optuna.pruners, the only ones that every run can follow")
     arguments = {key: value for key, value in node.items() if not key.startswith("_")}
-    pruner: optuna.pruners.BasePruner = getattr(optuna.pruners, name)(**arguments)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        pruner: optuna.pruners.BasePruner = getattr(optuna.pruners, name)(**arguments)
     return pruner
