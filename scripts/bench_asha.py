@@ -4,10 +4,10 @@
     python scripts/bench_asha.py --out /tmp/x --tiny               does it run at all?
 
 Both are searches of the same 16 points (4 learning rates x 4 losses, a narrow U-Net on digits) with
-``hydra/sweeper/sampler=grid``: one without a pruner, which is the grid and the control, and one with ``asha``. Epochs are
-lines of the runs' metrics.jsonl. Repetitions differ in the seed of the runs and in the order of the points. The same
-command continues an interrupted benchmark. Exits with 1 unless every repetition is within 2 points of the grid's best
-mIoU at no more than 40 % of its epochs.
+``hydra/sweeper/sampler=grid``: one without a pruner, which is the grid and the control, and one with ``asha``. Epochs
+are lines of the runs' metrics.jsonl. Repetitions differ in the seed of the runs and in the order of the points. The
+same command continues an interrupted benchmark. Exits with 1 unless every repetition is within 2 points of the grid's
+best mIoU at no more than 40 % of its epochs.
 """
 
 import argparse

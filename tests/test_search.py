@@ -1,6 +1,7 @@
 """Searches: the space, the journal, and what survives failures, kills and damage. Training is played."""
 
 import json
+import os
 import random
 import shutil
 import signal
@@ -24,7 +25,7 @@ from segsweep.search.plan import describe
 from segsweep.search.settings import check_settings
 from segsweep.search.space import space_of
 from segsweep.study import make_pruner, open_study
-from tests.conftest import options
+from tests.conftest import TINY, options
 from tests.searches import SPACE, Workers, params, plan_of, run, settings, states, statuses
 
 
@@ -351,7 +352,7 @@ def test_a_dry_run_shows_the_space(tmp_path):
 
 
 def test_the_report_tells_how_a_search_went(tmp_path):
-    run(tmp_path, workers=Workers(results={3: "failed"}), n_trials=12, pruner="asha")
+    run(tmp_path, workers=Workers(results={3: "failed"}), n_trials=12, pruner="median")
     section = search([tmp_path])
     (part,) = section.parts
     top, *_ = part.tables
@@ -414,3 +415,28 @@ def test_a_search_that_is_killed_20_times_has_its_30_trials(tmp_path):
     assert len(statuses(tmp_path / "s")) == 30
     with lock(tmp_path / "s"):
         pass  # nobody is left
+
+
+@pytest.mark.slow
+def test_a_search_of_real_runs_survives_a_kill(tmp_path):
+    folder = tmp_path / "search"
+    command = [
+        *(sys.executable, "-m", "segsweep", "-m", *TINY, "trainer.max_epochs=3", "model=conv_autoencoder"),
+        *("hydra/sweeper=optuna", "hydra/sweeper/pruner=asha", "hydra.sweeper.n_trials=5", "sweep.jobs=2"),
+        *("optimizer.lr=tag(log,interval(1e-5,1e-2))", "name=search", f"hydra.sweep.dir={folder}"),
+    ]
+    first = subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while "completed" not in statuses(folder).values() and first.poll() is None:
+        time.sleep(0.1)
+    os.killpg(first.pid, signal.SIGKILL)
+    first.wait()
+    finished = {file: file.read_bytes() for file in folder.glob("*/record.json") if b'"completed"' in file.read_bytes()}
+    subprocess.run(command, check=True, capture_output=True)
+    assert len(states(folder)) == 5
+    assert set(states(folder)) <= {"COMPLETE", "PRUNED"}
+    assert sorted(statuses(folder).values()) == sorted(
+        {"COMPLETE": "completed", "PRUNED": "pruned"}[state] for state in states(folder)
+    )
+    assert finished
+    assert all(file.read_bytes() == before for file, before in finished.items())
+    assert "5 done already" in subprocess.run(command, check=True, capture_output=True, text=True).stdout

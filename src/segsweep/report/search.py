@@ -108,7 +108,7 @@ def _importances(study: Study, trials: Sequence[FrozenTrial]) -> list[Table]:
         found = get_param_importances(study)
     except (ValueError, RuntimeError, ZeroDivisionError):  # e.g. all trials have one value
         return []
-    rows = [(key, number(float(share), ".2f")) for key, share in found.items()]
+    rows: list[tuple[str, ...]] = [(key, number(float(share), ".2f")) for key, share in found.items()]
     return [Table("What matters", ("key", "importance"), rows, ("key",))] if rows else []
 
 
