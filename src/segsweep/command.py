@@ -95,10 +95,17 @@ class Preflight(Callback):
         overrides = config.hydra.overrides
         params = [f"{key}={value}" for key, value in (config.hydra.sweeper.get("params") or {}).items()]
         read = [text for text in (*params, *overrides.task) if not is_silent(text.partition("=")[0].lstrip("+~"))]
+        read += [text for text in overrides.hydra if _chooses_jobs(text)]
         digest = hashlib.sha256("\n".join(sorted(read)).encode()).hexdigest()
         with read_write(config):
             config.name = f"s{digest[:8]}"  # the letter keeps YAML from reading 12345e67 as a number
             overrides.task.append(f"name={config.name}")
+
+
+def _chooses_jobs(override: str) -> bool:
+    """Whether an override of Hydra's own node makes another sweep of one; more trials continue a search."""
+    key = override.partition("=")[0].lstrip("+~")
+    return key.startswith(("hydra/sweeper", "hydra.sweeper.")) and key != "hydra.sweeper.n_trials"
 
 
 @contextlib.contextmanager
