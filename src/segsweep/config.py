@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from segsweep.callbacks import History, RunLogger
     from segsweep.checkpoints import BestWeights
     from segsweep.data.datamodule import DataModule
+    from segsweep.pruning import Pruning
     from segsweep.task import Task
 
 GROUPS = ("model", "loss", "data", "augment", "optimizer", "scheduler", "regime", "trainer")
@@ -129,6 +130,12 @@ class Parts:
     logger: RunLogger
     best: BestWeights
     history: History
+    pruning: list[Pruning]
+
+    @property
+    def is_pruned(self) -> bool:
+        """Whether the search that the run is a trial of has given it up."""
+        return any(callback.is_pruned for callback in self.pruning)
 
 
 def build_model(plain: dict[str, Any]) -> nn.Module:
@@ -179,7 +186,7 @@ def build(plain: dict[str, Any], model: nn.Module, folder: Path, resume_step: in
         resume_step: optimisation step of the checkpoint that is being continued, None for a new run.
         pieces: into how many pieces a batch is divided.
     """
-    from segsweep import callbacks, checkpoints, panels
+    from segsweep import callbacks, checkpoints, panels, pruning
     from segsweep.label_panels import LabelPanel
     from segsweep.task import Task
 
@@ -200,16 +207,27 @@ def build(plain: dict[str, Any], model: nn.Module, folder: Path, resume_step: in
     stopping = callbacks.early_stopping(plain["monitor"], **plain["trainer"]["early_stopping"])
     bar = callbacks.progress_bar() if plain["trainer"]["enable_progress_bar"] else []
     last = checkpoints.LastCheckpoints(folder / "checkpoints", plain["trainer"].get("checkpoint_every_steps"), best)
+    pruners = pruning.pruning(folder, plain["sweep"]["trial"])
     logger = callbacks.RunLogger(folder, resume_step)
     accumulated = plain["trainer"].get("accumulate_grad_batches", 1) * pieces
     changed = {"enable_progress_bar": bool(bar), "accumulate_grad_batches": accumulated}
     trainer: pl.Trainer = make_partial({**arguments(plain, "trainer"), **changed})(
         default_root_dir=folder,
         logger=logger,
-        callbacks=[*panels.all_panels(), LabelPanel(), *bar, *stopping, history, best, last, callbacks.SignalStop()],
+        callbacks=[
+            *panels.all_panels(),
+            LabelPanel(),
+            *bar,
+            *stopping,
+            history,
+            best,
+            last,
+            *pruners,
+            callbacks.SignalStop(),
+        ],
         plugins=[checkpoints.HashedCheckpointIO()],
     )
-    return Parts(data, task, trainer, logger, best, history)
+    return Parts(data, task, trainer, logger, best, history, pruners)
 
 
 def arguments(plain: dict[str, Any], group: str) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from segsweep.endings import classify, exits_fail, is_interruption, killed_s
 from segsweep.files import remove_unfinished, write_atomic
 
 SCHEMA = 1
+FINISHED = ("completed", "pruned")  # states after which there is nothing left to do
 _PACKAGES = ("segsweep", "torch", "pytorch-lightning", "hydra-core", "torchmetrics", "numpy")
 _SECRET = re.compile(r"token|secret|password|passwd|api_?key|credential", re.IGNORECASE)
 
@@ -37,17 +38,19 @@ class Run:
         folder: of the run.
         record: what ``record.json`` holds; ``save`` writes it.
         before: what it held when this session began.
+        ends_as: its status if nothing goes wrong: ``completed``, or ``pruned`` if a search has given it up.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.record: dict[str, Any] = {}
         self.before: dict[str, Any] = {}
+        self.ends_as = "completed"
 
     @property
     def is_completed(self) -> bool:
-        """The record says so."""
-        return self.record.get("status") == "completed"
+        """The record says so, or that the run was pruned: nothing is left to do."""
+        return self.record.get("status") in FINISHED
 
     def save(self, **changes: Any) -> None:
         """Updates the record and replaces its file; not-a-number becomes null."""
@@ -87,7 +90,7 @@ def open_run(folder: Path, facts: Mapping[str, Any]) -> Iterator[Run]:
         if before is not None:
             refuse_other_config(folder, before, facts)
             run.before = before
-            if before.get("status") == "completed":
+            if before.get("status") in FINISHED:
                 run.record = before
                 yield run
                 return
@@ -99,7 +102,7 @@ def open_run(folder: Path, facts: Mapping[str, Any]) -> Iterator[Run]:
         session = {"status": "running", "error": None, "started": _now(), "finished": None, "wall_s": earlier_s}
         run.save(schema=SCHEMA, **session, **kept, **facts)
         _append_to_ledger(run)
-        end: dict[str, Any] = {"status": "completed"}
+        end: dict[str, Any] = {}
         try:
             with exits_fail():
                 yield run
@@ -109,7 +112,9 @@ def open_run(folder: Path, facts: Mapping[str, Any]) -> Iterator[Run]:
             raise
         finally:
             # All at once: a kill in between would leave a finished run without its end, and nobody opens it again.
-            run.save(**end, finished=_now(), wall_s=round(earlier_s + time.time() - started, 3))
+            run.save(
+                **{"status": run.ends_as, **end}, finished=_now(), wall_s=round(earlier_s + time.time() - started, 3)
+            )
             _append_to_ledger(run)
 
 

@@ -101,7 +101,7 @@ def _train(cfg: DictConfig, folder: Path, origin: dict[str, Any]) -> float | Non
     keep_memory_between_steps()
     cost.reset_peak_memory()
     plain = settle(cfg)
-    with open_run(folder, {**origin, **_identity(plain)}) as run:
+    with open_run(folder, {**origin, **_identity(plain), **_search(folder, plain)}) as run:
         if run.is_completed:
             log.info("complete already: %s", shown(folder))
             return run.record["metrics"].get(plain["monitor"])  # type: ignore[no-any-return]
@@ -109,6 +109,8 @@ def _train(cfg: DictConfig, folder: Path, origin: dict[str, Any]) -> float | Non
         model = build_model(plain)
         run.save(**_describe(model, plain))
         parts = fit(run, model, plain)
+        if parts.is_pruned:
+            return _give_up(run, parts, plain)
         _test(run, parts, plain)
         _finish(run, parts, plain)
         return run.record["metrics"].get(plain["monitor"])  # type: ignore[no-any-return]
@@ -130,9 +132,17 @@ def _identity(plain: dict[str, Any]) -> dict[str, Any]:
         "versions": versions(),
         "precision": plain["trainer"]["precision"],
         "pretrained": plain["model"].get("encoder_weights"),
-        "tuning_trials": 0,
         **hardware.describe(plain["trainer"]["accelerator"]),
     }
+
+
+def _search(folder: Path, plain: dict[str, Any]) -> dict[str, int | None]:
+    """Which trial of a search the run is, and of how many."""
+    from segsweep import journal
+
+    trial = plain["sweep"]["trial"]
+    about = journal.about(folder.parent / journal.FILE) if trial is not None else None
+    return {"tuning_trials": 0} if about is None else {"trial": trial, "tuning_trials": about["n_trials"]}
 
 
 def _describe(model: "nn.Module", plain: dict[str, Any]) -> dict[str, int]:
@@ -180,6 +190,27 @@ def _test(run: Run, parts: Parts, plain: dict[str, Any]) -> None:
     )
     floor = max(values["test/miou"] for values in run.record["floors"].values())
     log.info("test: mIoU %.4f with the weights of epoch %d (floor %.4f)", scores["test/miou"], best["epoch"] + 1, floor)
+
+
+def _give_up(run: Run, parts: Parts, plain: dict[str, Any]) -> float | None:
+    """Records a run that its search has pruned: it is not tested."""
+    from segsweep import cost
+
+    lines = parts.history.lines()
+    best = next(line for line in lines if line["epoch"] == parts.best.epoch)
+    run.ends_as = "pruned"
+    run.save(
+        metrics=_metrics(best),
+        metrics_last=_metrics(lines[-1]),
+        best_epoch=best["epoch"],
+        epochs=len(lines),
+        steps=lines[-1]["step"],
+        images_seen=parts.task.images_seen,
+        peak_memory_mb=cost.peak_memory_mb(),
+    )
+    parts.logger.experiment.close()
+    log.info("pruned after epoch %d: %s", len(lines), shown(run.folder))
+    return best.get(plain["monitor"])
 
 
 def _finish(run: Run, parts: Parts, plain: dict[str, Any]) -> None:
