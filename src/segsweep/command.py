@@ -26,6 +26,7 @@ from segsweep.hints import did_you_mean
 from segsweep.run import ConfigError, new_folder
 
 VERSION_BASE = "1.3"
+_EXTRAS = {"ray": "ray", "submitit_slurm": "slurm", "submitit_local": "slurm"}  # launchers of other packages
 _is_short = False  # whether run_app turns errors into lines
 
 
@@ -182,7 +183,7 @@ def _all_mistakes(arguments: list[str]) -> list[str]:
     accepted: list[str] = []
     with initialize_config_dir(str(CONF_DIR), version_base=VERSION_BASE):
         for argument in arguments:
-            if argument.startswith("-") or argument.startswith("hydra"):
+            if argument.startswith("-") or argument.startswith("hydra."):
                 continue
             try:
                 values = _single_values(argument)
@@ -223,10 +224,13 @@ def explain(argument: str, error: Exception, accepted: list[str]) -> str:
             keys = "write {60 16 152:road}; keys with other characters than letters, digits and spaces go into a file"
             return f"{argument}: no override. On the command line keys in braces have no quotes: {keys}"
         return f"{argument}: no override ({detail}). Write key=value, and quote values with special characters"
-    if isinstance(error, MissingConfigException) and error.options is not None:
+    if isinstance(error, MissingConfigException):
         option = (error.missing_cfg_file or argument).rpartition("/")[2]
-        group = argument.partition("=")[0].lstrip("+")
-        return f"{group}={option}: there is no such option. {did_you_mean(option, error.options)}"
+        if option in _EXTRAS:
+            return f'{argument}: needs a package that is not installed here: pip install "segsweep[{_EXTRAS[option]}]"'
+        if error.options is not None:
+            group = argument.partition("=")[0].lstrip("+")
+            return f"{group}={option}: there is no such option. {did_you_mean(option, error.options)}"
     key = argument.partition("=")[0].lstrip("+~")
     parent, _, leaf = key.rpartition(".")
     node = OmegaConf.select(compose("train", accepted), parent) if parent else dict.fromkeys([*TOP_LEVEL, "experiment"])

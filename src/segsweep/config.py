@@ -31,7 +31,7 @@ GROUPS = ("model", "loss", "data", "augment", "optimizer", "scheduler", "regime"
 TOP_LEVEL = (*GROUPS, "seed", "name", "monitor", "sweep")
 
 # Keys of a node that are facts for people and other nodes, not arguments of its target.
-FACTS = {"model": {"family"}, "trainer": {"early_stopping"}, "regime": {"monitor"}}
+FACTS = {"model": {"family"}, "trainer": {"early_stopping", "checkpoint_every_steps", "on_oom"}, "regime": {"monitor"}}
 
 # Keys that change no result. Everything else, defaults included, is part of a run's identity.
 NON_SEMANTIC = (
@@ -46,6 +46,8 @@ NON_SEMANTIC = (
     "data.obtain",
     "data.storage",
     "data.num_workers",
+    "trainer.checkpoint_every_steps",
+    "trainer.on_oom",
     "trainer.enable_progress_bar",
     "trainer.enable_model_summary",
     "trainer.log_every_n_steps",
@@ -174,7 +176,7 @@ def build_data(plain: dict[str, Any]) -> DataModule:
     return data
 
 
-def build(plain: dict[str, Any], model: nn.Module, folder: Path, resume_step: int | None) -> Parts:
+def build(plain: dict[str, Any], model: nn.Module, folder: Path, resume_step: int | None, pieces: int = 1) -> Parts:
     """Builds everything around the model.
 
     Args:
@@ -182,12 +184,14 @@ def build(plain: dict[str, Any], model: nn.Module, folder: Path, resume_step: in
         model: the segmenter.
         folder: of the run.
         resume_step: optimisation step of the checkpoint that is being continued, None for a new run.
+        pieces: into how many pieces a batch is divided.
     """
     from segsweep import callbacks, checkpoints, panels, pruning
     from segsweep.label_panels import LabelPanel
     from segsweep.task import Task
 
     data = build_data(plain)
+    data.pieces = pieces
     task = Task(
         model,
         make(plain["loss"]),
@@ -202,13 +206,25 @@ def build(plain: dict[str, Any], model: nn.Module, folder: Path, resume_step: in
     history = callbacks.History(folder / "metrics.jsonl")
     stopping = callbacks.early_stopping(plain["monitor"], **plain["trainer"]["early_stopping"])
     bar = callbacks.progress_bar() if plain["trainer"]["enable_progress_bar"] else []
-    last = checkpoints.last_checkpoints(folder / "checkpoints")
+    last = checkpoints.LastCheckpoints(folder / "checkpoints", plain["trainer"].get("checkpoint_every_steps"), best)
     pruners = pruning.pruning(folder, plain["sweep"]["trial"])
     logger = callbacks.RunLogger(folder, resume_step)
-    trainer: pl.Trainer = make_partial({**arguments(plain, "trainer"), "enable_progress_bar": bool(bar)})(
+    accumulated = plain["trainer"].get("accumulate_grad_batches", 1) * pieces
+    changed = {"enable_progress_bar": bool(bar), "accumulate_grad_batches": accumulated}
+    trainer: pl.Trainer = make_partial({**arguments(plain, "trainer"), **changed})(
         default_root_dir=folder,
         logger=logger,
-        callbacks=[*panels.all_panels(), LabelPanel(), *bar, *stopping, history, best, last, *pruners],
+        callbacks=[
+            *panels.all_panels(),
+            LabelPanel(),
+            *bar,
+            *stopping,
+            history,
+            best,
+            last,
+            *pruners,
+            callbacks.SignalStop(),
+        ],
         plugins=[checkpoints.HashedCheckpointIO()],
     )
     return Parts(data, task, trainer, logger, best, history, pruners)

@@ -146,8 +146,9 @@ def finish(folder: Path, outcomes: Sequence[Outcome]) -> None:
         SystemExit: some failed (3).
     """
     failed = [outcome for outcome in outcomes if outcome.status == "failed"]
+    num_done = sum(outcome.status in ("completed", "pruned") for outcome in outcomes)
     shown = os.path.relpath(folder)
-    log.info("sweep: %d of %d jobs completed in %s", len(outcomes) - len(failed), len(outcomes), shown)
+    log.info("sweep: %d of %d jobs completed. Who wins: segsweep-report %s", num_done, len(outcomes), shown)
     if failed:
         log.error("%d failed, listed in %s/failed.csv. To run only them again: %s", len(failed), shown, _command())
         raise SystemExit(EXIT_SOME_FAILED)

@@ -88,6 +88,9 @@ def run(launcher: Launcher, plan: Plan) -> list[Outcome]:
         SystemExit: a job failed, or the sweep was stopped.
     """
     jobs, folder = plan.pending, os.path.relpath(plan.folder)
+    if not jobs:
+        log.info("%s: all %d jobs are done already. Who wins: segsweep-report %s", folder, len(plan.jobs), folder)
+        return []
     log.info("%s: %d jobs, %d of them done already", folder, len(plan.jobs), len(plan.jobs) - len(jobs))
     if isinstance(launcher, LocalLauncher):
         outcomes = launcher.run(jobs, num_jobs=len(plan.jobs))

@@ -1,37 +1,33 @@
 """The Hydra app: one run, from the composed config to its record. The checks before it are in ``command.Preflight``."""
 
 import logging
-import os
-import signal
 import sys
-import time
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from segsweep import CONF_DIR, command
+from segsweep import CONF_DIR, command, signals
 from segsweep.allocator import keep_memory_between_steps
-from segsweep.config import Parts, build, build_model, fingerprint, semantic_part, settle
-from segsweep.run import ConfigError, Run, git_state, open_run, redact, redact_overrides, versions
+from segsweep.config import Parts, build_model, fingerprint, semantic_part, settle
+from segsweep.fitting import fit, shown
+from segsweep.run import Run, git_state, open_run, redact, redact_overrides, versions
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from segsweep.data.datamodule import DataModule
-    from segsweep.data.storage import Store
-
 log = logging.getLogger(__name__)
 
 # Nothing that a user could act on: Lightning 2.6 reads a torch class that is being renamed, remarks that debug runs are
-# shorter than its logging interval, and that a continued run has checkpoints.
+# shorter than its logging interval, and believes that no loader but its own can begin within an epoch.
 _LIGHTNING_NOISE = (
-    ".*isinstance\\(treespec, LeafSpec\\).*|.*smaller than the logging interval.*|Checkpoint directory .* exists.*"
+    ".*isinstance\\(treespec, LeafSpec\\).*|.*smaller than the logging interval.*|"
+    ".*checkpoint that ended before the epoch ended.*"
 )
 
 
@@ -90,22 +86,29 @@ def train(cfg: DictConfig, folder: Path, origin: dict[str, Any]) -> float | None
 
     Returns:
         ``monitor`` at the best epoch.
+
+    Raises:
+        Interrupted: by SIGTERM or SIGINT; the same call continues the run.
     """
+    with signals.handled():
+        return _train(cfg, folder, origin)
+
+
+def _train(cfg: DictConfig, folder: Path, origin: dict[str, Any]) -> float | None:
     from segsweep import cost
 
     warnings.filterwarnings("ignore", message=_LIGHTNING_NOISE)
-    signal.signal(signal.SIGTERM, _terminate)
     keep_memory_between_steps()
     cost.reset_peak_memory()
     plain = settle(cfg)
     with open_run(folder, {**origin, **_identity(plain), **_search(folder, plain)}) as run:
         if run.is_completed:
-            log.info("complete already: %s", _shown(folder))
+            log.info("complete already: %s", shown(folder))
             return run.record["metrics"].get(plain["monitor"])  # type: ignore[no-any-return]
         (folder / "config.yaml").write_text(_yaml(cfg))
         model = build_model(plain)
         run.save(**_describe(model, plain))
-        parts = _fit(run, model, plain)
+        parts = fit(run, model, plain)
         if parts.is_pruned:
             return _give_up(run, parts, plain)
         _test(run, parts, plain)
@@ -162,73 +165,6 @@ def _describe(model: "nn.Module", plain: dict[str, Any]) -> dict[str, int]:
     return {"parameters": parameters, "flops": flops[0]}
 
 
-def _fit(run: Run, model: "nn.Module", plain: dict[str, Any]) -> Parts:
-    """Trains, from the newest whole checkpoint if the folder has one."""
-    from segsweep import cost
-    from segsweep.checkpoints import HashedCheckpointIO, newest_whole
-    from segsweep.floors import floors
-    from segsweep.losses import adapt
-
-    first_epoch, resume_step = 1, None
-    checkpoint = newest_whole(run.folder / "checkpoints")
-    if checkpoint:
-        state = HashedCheckpointIO().load_checkpoint(checkpoint)
-        first_epoch, resume_step = state["epoch"] + 2, state["global_step"]
-    parts = build(plain, model, run.folder, resume_step)
-    data, trainer = parts.data, parts.trainer
-    store = _open_data(run, data)
-    adapt(parts.task.loss, data.class_counts())
-    sizes = {name: len(split.items) for name, split in store.splits.items()}
-    if "flops" not in run.record:  # images keep their own size, which only now is known
-        run.save(flops=cost.count_flops(model, data.spec.in_channels, data.train_size))
-    run.save(
-        floors=floors(store, data.spec),
-        data={
-            "fingerprint": store.fingerprint,
-            "split_sizes": sizes,
-            "size": list(data.train_size),
-            "class_names": list(data.spec.class_names),
-            "labelled_fraction": data.labelled_fraction,
-        },
-    )
-    parts.logger.experiment.add_text("config", f"```yaml\n{(run.folder / 'config.yaml').read_text()}```")
-    log.info(
-        "training: epochs %d to %s on %s, %s, %d threads",
-        first_epoch,
-        trainer.max_epochs,
-        run.record["device"],
-        run.record["precision"],
-        run.record["threads"],
-    )
-    trainer.fit(parts.task, datamodule=data, ckpt_path=checkpoint, weights_only=True)
-    return parts
-
-
-def _open_data(run: Run, data: "DataModule") -> "Store":
-    """Opens the decoded data, says what was found in it, and refuses to go on with a run on other data."""
-    start = time.perf_counter()
-    store = data.store
-    for note in store.notes:
-        log.log(logging.WARNING if note.level == "warning" else logging.INFO, "data: %s", note.text)
-    if store.leaks:
-        log.warning("data: %d pictures are in two splits, which data.allow_leak permits", len(store.leaks))
-    before = (run.before.get("data") or {}).get("fingerprint", store.fingerprint)
-    if before != store.fingerprint:
-        raise ConfigError(
-            f"{_shown(run.folder)} was started on other data: the files below data.root have changed since "
-            f"(fingerprint {before[:12]}, now {store.fingerprint[:12]}). Restore them, or choose another name="
-        )
-    sizes = ", ".join(f"{len(split.items):,} {name}" for name, split in store.splits.items())
-    log.info(
-        "data: %s images, %d classes, %.0f MB decoded, open in %.2f s",
-        sizes,
-        data.spec.num_classes,
-        store.num_bytes() / 1e6,
-        time.perf_counter() - start,
-    )
-    return store
-
-
 def _test(run: Run, parts: Parts, plain: dict[str, Any]) -> None:
     """Scores the weights of the last epoch and of the best one on the test split."""
     lines = parts.history.lines()
@@ -273,7 +209,7 @@ def _give_up(run: Run, parts: Parts, plain: dict[str, Any]) -> float | None:
         peak_memory_mb=cost.peak_memory_mb(),
     )
     parts.logger.experiment.close()
-    log.info("pruned after epoch %d: %s", len(lines), _shown(run.folder))
+    log.info("pruned after epoch %d: %s", len(lines), shown(run.folder))
     return best.get(plain["monitor"])
 
 
@@ -308,7 +244,7 @@ def _finish(run: Run, parts: Parts, plain: dict[str, Any]) -> None:
     projector.log_latents(parts.logger, task, batches)
     callbacks.log_table_row(parts.logger, run.record, parts.trainer.global_step)
     parts.logger.experiment.close()  # a sweep in one process would gather open files
-    log.info("done: %s", _shown(run.folder))
+    log.info("done: %s", shown(run.folder))
 
 
 def _compare_readouts(run: Run, parts: Parts) -> None:
@@ -331,16 +267,6 @@ def _metrics(line: dict[str, Any]) -> dict[str, float | None]:
     return {key: value for key, value in line.items() if key.startswith(("train/", "val/", "test/"))}
 
 
-def _shown(folder: Path) -> str:
-    """Relative, so that a log says nothing about the machine it was written on."""
-    return os.path.relpath(folder)
-
-
 def _yaml(cfg: DictConfig) -> str:
     """The composed config with its interpolations, secrets redacted."""
     return OmegaConf.to_yaml(OmegaConf.create(redact(OmegaConf.to_container(cfg, resolve=False))))
-
-
-def _terminate(signum: int, frame: Any) -> NoReturn:
-    """SIGTERM ends a run as ``interrupted``, with the exit code that shells expect; Lightning's own would be 0."""
-    raise SystemExit(128 + signum)
