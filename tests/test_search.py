@@ -439,4 +439,5 @@ def test_a_search_of_real_runs_survives_a_kill(tmp_path):
     )
     assert finished
     assert all(file.read_bytes() == before for file, before in finished.items())
-    assert "5 done already" in subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    again = subprocess.run(command, check=True, capture_output=True, text=True)
+    assert "5 done already" in again.stdout + again.stderr
