@@ -58,6 +58,8 @@ class LastCheckpoints(ModelCheckpoint):
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Saves, and keeps the newest."""
         super().on_train_epoch_end(trainer, pl_module)
+        if not trainer.is_global_zero:
+            return
         for path in _newest_first(Path(str(self.dirpath)))[self.save_top_k :]:
             remove_hashed(path)
 
@@ -129,7 +131,7 @@ class BestWeights(Checkpoint):
         stage: int = pl_module.stage_index  # type: ignore[assignment]
         if self.epoch is None or stage > self.stage or is_better:
             self.epoch, self.value, self.stage = trainer.current_epoch, value, stage
-            self._save(pl_module.model)  # type: ignore[arg-type]
+            self._save(trainer)
 
     def state_dict(self) -> dict[str, Any]:
         """What a continued run needs to know."""
@@ -147,9 +149,14 @@ class BestWeights(Checkpoint):
         """
         model.load_state_dict(load(read_hashed(self.folder / "best.safetensors")))
 
-    def _save(self, model: nn.Module) -> None:
+    def _save(self, trainer: pl.Trainer) -> None:
+        # All ranks ask for the weights, of which each may hold a part, and the first writes them.
+        state = trainer.strategy.lightning_module_state_dict()
+        if not trainer.is_global_zero:
+            return
+        mine = ((k.removeprefix("model."), v) for k, v in state.items() if k.startswith("model."))
         # A new layout per tensor: safetensors stores contiguous memory, channels_last weights are not.
-        weights: dict[str, Tensor] = {k: v.cpu().contiguous() for k, v in model.state_dict().items()}
+        weights: dict[str, Tensor] = {k: v.cpu().contiguous() for k, v in mine}
         self.folder.mkdir(parents=True, exist_ok=True)
         write_hashed(self.folder / "best.safetensors", save(weights))
         facts = {"epoch": self.epoch, "monitor": self.monitor, "value": self.value, "model": self.model}

@@ -166,7 +166,9 @@ def build(plain: dict[str, Any], model: nn.Module, folder: Path, resume_step: in
         folder: of the run.
         resume_step: optimisation step of the checkpoint that is being continued, None for a new run.
     """
-    from segsweep import callbacks, checkpoints, panels
+    from pytorch_lightning.utilities import rank_zero_only
+
+    from segsweep import callbacks, checkpoints, panels, strategies
     from segsweep.label_panels import LabelPanel
     from segsweep.task import Task
 
@@ -185,12 +187,15 @@ def build(plain: dict[str, Any], model: nn.Module, folder: Path, resume_step: in
     history = callbacks.History(folder / "metrics.jsonl")
     stopping = callbacks.early_stopping(plain["monitor"], **plain["trainer"]["early_stopping"])
     bar = callbacks.progress_bar() if plain["trainer"]["enable_progress_bar"] else []
+    pictures = [*panels.all_panels(), LabelPanel()] if rank_zero_only.rank == 0 else []
     last = checkpoints.last_checkpoints(folder / "checkpoints")
     logger = callbacks.RunLogger(folder, resume_step)
-    trainer: pl.Trainer = make_partial({**arguments(plain, "trainer"), "enable_progress_bar": bool(bar)})(
+    node = {**arguments(plain, "trainer"), "enable_progress_bar": bool(bar)}
+    trainer: pl.Trainer = make_partial({key: value for key, value in node.items() if key != "strategy"})(
+        strategy=strategies.strategy(node["strategy"]),
         default_root_dir=folder,
         logger=logger,
-        callbacks=[*panels.all_panels(), LabelPanel(), *bar, *stopping, history, best, last],
+        callbacks=[*pictures, *bar, *stopping, history, best, last],
         plugins=[checkpoints.HashedCheckpointIO()],
     )
     return Parts(data, task, trainer, logger, best, history)

@@ -97,7 +97,7 @@ def open_run(folder: Path, facts: Mapping[str, Any]) -> Iterator[Run]:
             yield run
         except BaseException as error:
             status = "failed" if isinstance(error, Exception) else "interrupted"
-            run.save(status=status, error={"class": _classify(error), "message": str(error) or repr(error)})
+            run.save(status=status, error={"class": classify(error), "message": str(error) or repr(error)})
             raise
         else:
             run.save(status="completed")
@@ -200,7 +200,7 @@ def _append_to_ledger(run: Run) -> None:
         file.write(json.dumps(line) + "\n")  # one write below the pipe size: lines of parallel jobs do not mix
 
 
-def _classify(error: BaseException) -> str:
+def classify(error: BaseException) -> str:
     """The error's class in the record: its own ``kind``, ``oom``, or the name of its type."""
     if isinstance(error, MemoryError) or "out of memory" in str(error).lower():
         return "oom"

@@ -17,6 +17,7 @@ from segsweep.models.blocks import resize_to
 from segsweep.objectives import Loss
 from segsweep.regime import Regime
 from segsweep.rng import mix
+from segsweep.sharing import gather, rank, world_size
 from segsweep.staged import StagedTraining
 from segsweep.tiling import segment_by_tiles
 from segsweep.types import Batch, DataSpec, SegmenterOutput
@@ -72,7 +73,8 @@ class Task(StagedTraining):
 
     def on_train_epoch_start(self) -> None:
         """Restarts the random state from (seed, epoch), so that a continued run draws what it would have drawn."""
-        torch.manual_seed(mix(self.seed, "epoch", self.current_epoch))
+        others = (rank(),) if rank() else ()  # noise and dropout of ranks differ as those of the images of a batch do
+        torch.manual_seed(mix(self.seed, "epoch", self.current_epoch, *others))
         self.train_confusion.reset()
         self._is_validated = False
         self._forget_terms("train")
@@ -91,7 +93,7 @@ class Task(StagedTraining):
         count_batch(self.loss)
         self._refuse_nan(terms, batch)
         self._add(terms, batch)
-        self.images_seen += len(batch.image)
+        self.images_seen += len(batch.image) * world_size()
         if output is not None:
             # Of a mixed batch an objective may segment the labelled images alone.
             self.train_confusion.update(output.logits.detach(), batch.mask[: len(output.logits)])
@@ -106,7 +108,7 @@ class Task(StagedTraining):
 
     def on_train_epoch_end(self) -> None:
         """Logs the epoch's means."""
-        speed = self._images / max(self._epoch_end - self._epoch_start, 1e-9)
+        speed = sum(gather(self._images)) / max(self._epoch_end - self._epoch_start, 1e-9)
         self.train_images_per_s.append(speed)
         # A stage without logits has counted nothing.
         counts = self.train_confusion.compute() if self.train_confusion.update_called else None
@@ -157,7 +159,7 @@ class Task(StagedTraining):
 
     def tested(self) -> list[int]:
         """Positions of the images of the last test in their split: all of them, unless it was limited."""
-        return sorted(torch.cat(list(self.eval_counts.indices)).tolist())
+        return self.eval_counts.positions
 
     def segment(self, image: Tensor) -> SegmenterOutput:
         """Segments whole images (N, C, H, W): in one piece, or by overlapping tiles if the data says so."""
@@ -177,10 +179,13 @@ class Task(StagedTraining):
         return segment_by_tiles(view, image, self.spec.tile, self.spec.tile_overlap)
 
     def _fit_readout(self) -> None:
-        """Has the readout look at the weights as they are now."""
-        if self.readout is not None:
+        """Has the readout look at the weights as they are now: on one rank, so that all have the same clusters."""
+        if self.readout is None:
+            return
+        if rank() == 0:
             with self.trainer.precision_plugin.forward_context():
                 self.readout.fit(self.model, self._data.train_as_is, self.spec, self.seed)
+        self.readout.scores = gather(self.readout.scores)[0]
 
     def compare_readouts(self) -> dict[str, dict[str, float]]:
         """Scores on the tested images of the readout's probe and controls; none without a readout."""
@@ -192,6 +197,8 @@ class Task(StagedTraining):
 
     def _score(self, batch: Batch) -> None:
         """The loss at the size of the image, as in training; the metrics at the native size of the mask."""
+        if len(batch.index) == 0:  # there are more ranks than batches
+            return
         output = self._whole(self._view, batch.image)
         logits = output.logits if self.readout is None else self.segment(batch.image).logits
         mask = F.interpolate(batch.mask[:, None].float(), batch.image.shape[-2:], mode="nearest")[:, 0].long()
@@ -230,9 +237,9 @@ class Task(StagedTraining):
     def _close(self, stage: str, counts: Counts | None) -> dict[str, float]:
         """Means of the loss terms over images, and the metrics: the host waits for the device here and nowhere else."""
         values = {}
-        for name, (total, images) in self._sums.items():
+        for name, (total, images) in self._sums_of_all_ranks().items():
             key = f"{stage}/loss" if name == "total" else f"{stage}/loss/{name}"
-            values[key] = float(total) / images  # of the stages that have the term
+            values[key] = total / images  # of the stages that have the term
         if stage == "train" and not isfinite(values.get("train/loss", 0.0)):
             raise NotFiniteError(
                 f"the loss of epoch {self.current_epoch} is not finite. Lower optimizer.lr, or set "
@@ -242,6 +249,14 @@ class Task(StagedTraining):
         if stage == "train":
             scores.pop("miou_image", None)  # training keeps only the pooled matrix
         return values | {f"{stage}/{name}": value for name, value in scores.items()}
+
+    def _sums_of_all_ranks(self) -> dict[str, tuple[float, int]]:
+        sums: dict[str, tuple[float, int]] = {}
+        for part in gather({name: (float(total), images) for name, (total, images) in self._sums.items()}):
+            for name, (total, images) in part.items():
+                so_far = sums.get(name, (0.0, 0))
+                sums[name] = so_far[0] + total, so_far[1] + images
+        return sums
 
     def _log(self, values: dict[str, float]) -> None:
         self.log_dict(values, on_step=False, on_epoch=True, batch_size=1)

@@ -28,9 +28,10 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 # Nothing that a user could act on: Lightning 2.6 reads a torch class that is being renamed, remarks that debug runs are
-# shorter than its logging interval, and that a continued run has checkpoints.
+# shorter than its logging interval, that a continued run has checkpoints, and that values may differ between ranks.
 _LIGHTNING_NOISE = (
     ".*isinstance\\(treespec, LeafSpec\\).*|.*smaller than the logging interval.*|Checkpoint directory .* exists.*"
+    "|It is recommended to use .*sync_dist=True.*"
 )
 
 
@@ -71,24 +72,37 @@ def train(cfg: DictConfig, folder: Path, origin: dict[str, Any]) -> float | None
     Returns:
         ``monitor`` at the best epoch.
     """
-    from segsweep import cost
+    from segsweep import ranks, strategies
 
-    warnings.filterwarnings("ignore", message=_LIGHTNING_NOISE)
     signal.signal(signal.SIGTERM, _terminate)
     keep_memory_between_steps()
-    cost.reset_peak_memory()
     plain = settle(cfg)
     with open_run(folder, {**origin, **_identity(plain)}) as run:
         if run.is_completed:
             log.info("complete already: %s", _shown(folder))
             return run.record["metrics"].get(plain["monitor"])  # type: ignore[no-any-return]
         (folder / "config.yaml").write_text(_yaml(cfg))
-        model = build_model(plain)
-        run.save(**_describe(model, plain))
-        parts = _fit(run, model, plain)
-        _test(run, parts, plain)
-        _finish(run, parts, plain)
+        if plain["trainer"]["strategy"] in strategies.SHARED:
+            ranks.share(_work, run, plain, plain["trainer"]["devices"])
+        else:
+            _work(run, plain)
         return run.record["metrics"].get(plain["monitor"])  # type: ignore[no-any-return]
+
+
+def _work(run: Run, plain: dict[str, Any]) -> None:
+    """All of a run but its lock and its end; where several processes train it, each does this."""
+    import torch
+
+    from segsweep import cost
+
+    warnings.filterwarnings("ignore", message=_LIGHTNING_NOISE)
+    cost.reset_peak_memory()
+    model = build_model(plain)
+    run.save(threads=torch.get_num_threads(), **_describe(model, plain))
+    parts = _fit(run, model, plain)
+    _test(run, parts, plain)
+    if parts.trainer.is_global_zero:
+        _finish(run, parts, plain)
 
 
 def _identity(plain: dict[str, Any]) -> dict[str, Any]:
@@ -106,6 +120,7 @@ def _identity(plain: dict[str, Any]) -> dict[str, Any]:
         "git": git_state(),
         "versions": versions(),
         "precision": plain["trainer"]["precision"],
+        "devices": plain["trainer"]["devices"],
         "pretrained": plain["model"].get("encoder_weights"),
         "tuning_trials": 0,
         **hardware.describe(plain["trainer"]["accelerator"]),
@@ -201,6 +216,9 @@ def _open_data(run: Run, data: "DataModule") -> "Store":
 
 def _test(run: Run, parts: Parts, plain: dict[str, Any]) -> None:
     """Scores the weights of the last epoch and of the best one on the test split."""
+    from segsweep import cost, sharing
+
+    parts.trainer.strategy.barrier("trained")  # the first rank may still be writing what all read now
     lines = parts.history.lines()
     last = dict(lines[-1])
     best = next(line for line in lines if line["epoch"] == parts.best.epoch)
@@ -221,6 +239,7 @@ def _test(run: Run, parts: Parts, plain: dict[str, Any]) -> None:
         steps=last["step"],
         images_seen=parts.task.images_seen,
         images_tested=len(parts.task.tested()),
+        peak_memory_mb=cost.largest(sharing.gather(cost.peak_memory_mb())),
     )
     floor = max(values["test/miou"] for values in run.record["floors"].values())
     log.info("test: mIoU %.4f with the weights of epoch %d (floor %.4f)", scores["test/miou"], best["epoch"] + 1, floor)
@@ -233,7 +252,7 @@ def _finish(run: Run, parts: Parts, plain: dict[str, Any]) -> None:
     from segsweep import callbacks, cost, panels, projector
 
     task = parts.task.to(parts.trainer.strategy.root_device).eval()
-    batches = parts.data.test_dataloader()
+    batches = parts.data.test_images(task.tested())
     image = next(iter(batches)).image
     with parts.trainer.precision_plugin.forward_context():
         code, speeds = cost.code_size(task.model, image), cost.speeds(task.model, image)
@@ -241,7 +260,6 @@ def _finish(run: Run, parts: Parts, plain: dict[str, Any]) -> None:
     run.save(
         **({"code": code} if code else {}),
         images_per_s={"train": float(np.median(trained[1:] or trained)), **speeds},
-        peak_memory_mb=cost.peak_memory_mb(),
     )
     _compare_readouts(run, parts)
     counts, tested = task.test_counts(), task.tested()

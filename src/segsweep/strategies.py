@@ -1,0 +1,53 @@
+"""How Lightning shares a run between the processes that ``ranks`` has started."""
+
+from typing import Any
+
+import pytorch_lightning as pl
+import torch.distributed as dist
+from pytorch_lightning.plugins.environments import LightningEnvironment
+from pytorch_lightning.strategies import DDPStrategy, FSDPStrategy, Strategy
+from pytorch_lightning.utilities.types import STEP_OUTPUT
+
+SHARED = ("ddp", "fsdp")  # values of trainer.strategy under which a run consists of ranks
+
+
+class SharedSteps(DDPStrategy):
+    """Distributed data parallel: each rank computes the gradients of its part of the batch, all step by their mean.
+
+    Running statistics are those of rank zero, which gives them to the others before every step, as torch does, and
+    before every validation: so all score the same weights, those that checkpoints hold.
+    """
+
+    def __init__(self) -> None:
+        # Unused parameters: a stage may train a part of the model, and a term that is off leaves a decoder aside. The
+        # environment: inside a SLURM job Lightning would take the ranks for those of the job.
+        super().__init__(find_unused_parameters=True, cluster_environment=LightningEnvironment())
+
+    def setup(self, trainer: pl.Trainer) -> None:
+        """Wraps the model; Lightning's exchange about SIGTERM, for which the host would wait in every step, is off."""
+        super().setup(trainer)
+        trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = _nothing  # type: ignore[method-assign]
+
+    def on_validation_start(self) -> None:
+        """Gives every rank the buffers of rank zero."""
+        if self.lightning_module is not None:
+            for buffer in self.lightning_module.buffers():
+                dist.broadcast(buffer, 0)
+
+    def validation_step(self, *args: Any, **kwargs: Any) -> STEP_OUTPUT:
+        """Past the wrapper, which exchanges buffers in each forward pass: ranks may have unequal numbers of batches."""
+        if self.lightning_module is None:
+            raise RuntimeError("the strategy has no module to validate")
+        with self.precision_plugin.val_step_context():
+            return self.lightning_module.validation_step(*args, **kwargs)
+
+
+def strategy(name: str) -> str | Strategy:
+    """What Lightning's Trainer takes for a value of ``trainer.strategy``."""
+    if name == "ddp":
+        return SharedSteps()
+    return FSDPStrategy(cluster_environment=LightningEnvironment()) if name == "fsdp" else name
+
+
+def _nothing() -> None:
+    """Ranks are ended by the process that started them."""
