@@ -12,6 +12,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from segsweep.check_sharing import sharing_mistakes
 from segsweep.config import TOP_LEVEL, arguments, data_nodes, make, make_partial, settle, settle_trainer
 from segsweep.hints import did_you_mean, override, written
 from segsweep.signatures import HYDRA_KEYS, Choices, Defaults, check_node, shown
@@ -174,7 +175,7 @@ def _try_trainer(plain: dict[str, Any], defaults: Defaults) -> list[str]:
     for key, allowed in _TRAINER_ALLOWED.items():
         if node.get(key) not in allowed:
             lines.append(f"trainer.{key}={shown(node.get(key))}: use {' or '.join(map(shown, allowed))}")
-    lines += _check_sharing(plain)
+    lines += sharing_mistakes(plain)
     if not isinstance(node.get("max_epochs"), int) or node["max_epochs"] < 1:
         lines.append(
             f"trainer.max_epochs={node.get('max_epochs')}: give 1 or more; trainer.max_steps may end it earlier"
@@ -184,47 +185,6 @@ def _try_trainer(plain: dict[str, Any], defaults: Defaults) -> list[str]:
             "trainer.accelerator=gpu: torch sees no GPU here. Use trainer=cpu, or trainer=auto for what there is"
         )
     return lines
-
-
-def _check_sharing(plain: dict[str, Any]) -> Iterator[str]:
-    """Mistakes about several processes for one run."""
-    import torch
-
-    node, data, regime = plain["trainer"], plain.get("data") or {}, plain.get("regime") or {}
-    devices, strategy, on_gpu = node.get("devices"), node.get("strategy"), node.get("accelerator") == "gpu"
-    if not isinstance(devices, int) or isinstance(devices, bool) or devices < 1:
-        yield f"trainer.devices={shown(devices)} is not a number of processes of 1 or more, e.g. trainer.devices=2"
-        return
-    if devices > 1 and strategy not in ("ddp", "fsdp"):
-        yield (
-            f"trainer.devices={devices}: trainer.strategy={shown(strategy)} does not share a run between processes. "
-            f"Use trainer=ddp trainer.devices={devices}, or -m for several runs at once"
-        )
-    batch_size = data.get("batch_size")
-    if isinstance(batch_size, int) and batch_size % devices:
-        near = max(1, round(batch_size / devices)) * devices
-        yield (
-            f"data.batch_size={batch_size} is divided between all processes and not divisible by trainer.devices="
-            f"{devices}; use e.g. data.batch_size={near}"
-        )
-    if on_gpu and torch.cuda.is_available() and devices > (there := torch.cuda.device_count()):
-        yield f"trainer.devices={devices}: torch sees {there} GPU{'s' * (there > 1)} here; use at most so many"
-    if node.get("sync_batchnorm") and not on_gpu:
-        yield "trainer.sync_batchnorm=true needs a GPU: torch has no such layer for the CPU. Leave it false here"
-    if strategy != "fsdp":
-        return
-    if not on_gpu:
-        yield "trainer.strategy=fsdp needs a GPU. Use trainer=ddp trainer.accelerator=cpu for processes on the CPU"
-    if len(regime.get("stages") or {}) > 1 or regime.get("readout") is not None:
-        yield (
-            "trainer.strategy=fsdp: each process holds a part of each weight, with which a regime of several stages or "
-            "with a readout cannot work. Use regime=supervised, or trainer=ddp, which shares every regime"
-        )
-    if node.get("gradient_clip_val") is not None and node.get("gradient_clip_algorithm") != "value":
-        yield (
-            "trainer.gradient_clip_val: under trainer.strategy=fsdp no process knows the norm of all gradients. Set "
-            "trainer.gradient_clip_algorithm=value, or use trainer=ddp"
-        )
 
 
 def _try_optimizer(plain: dict[str, Any], defaults: Defaults) -> list[str]:

@@ -187,7 +187,7 @@ def build(plain: dict[str, Any], model: nn.Module, folder: Path, resume_step: in
     history = callbacks.History(folder / "metrics.jsonl")
     stopping = callbacks.early_stopping(plain["monitor"], **plain["trainer"]["early_stopping"])
     bar = callbacks.progress_bar() if plain["trainer"]["enable_progress_bar"] else []
-    pictures = [*panels.all_panels(), LabelPanel()] if rank_zero_only.rank == 0 else []
+    pictures = [*panels.all_panels(), LabelPanel()] if rank_zero_only.rank == 0 else []  # type: ignore[attr-defined]
     last = checkpoints.last_checkpoints(folder / "checkpoints")
     logger = callbacks.RunLogger(folder, resume_step)
     node = {**arguments(plain, "trainer"), "enable_progress_bar": bool(bar)}

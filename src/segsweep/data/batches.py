@@ -275,7 +275,9 @@ class EvalBatches:
         """The images at these positions, which have one size, as have their native masks; none without positions."""
         if not positions:
             none = torch.zeros(0, dtype=torch.int64, device=self.device)
-            return Batch(none.new_zeros((0, self.spec.in_channels, 1, 1), dtype=torch.float32), none[:, None, None], none)
+            return Batch(
+                none.new_zeros((0, self.spec.in_channels, 1, 1), dtype=torch.float32), none[:, None, None], none
+            )
         starts, (height, width) = self.split.starts, self.split.sizes[positions[0]].tolist()
         pixels = [self.windows.images[starts[i] : starts[i] + height * width] for i in positions]
         images = torch.stack(pixels).to(self.device).view(len(positions), height, width, -1)
