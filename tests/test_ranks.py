@@ -12,16 +12,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from omegaconf import OmegaConf
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from segsweep import ranks, sharing
+from segsweep.config import make
 from segsweep.data import batches
 from segsweep.data.batches import EvalBatches, TrainBatches
 from segsweep.metrics import ImageCounts
 from segsweep.models.dense_cnn import DenseCNN
 from segsweep.run import ConfigError, open_run, read_record
-from tests.conftest import TINY, history, timeless
+from segsweep.types import Batch, SegmenterOutput
+from tests.conftest import TINY, history, loss_overrides, options, timeless
 from tests.sources import Arrays, open_data, scenes
 from tests.test_command import value_mistakes
 
@@ -93,6 +96,7 @@ def test_batch_norm_is_that_of_each_rank_and_the_same_every_time(start):
         ["regime=joint", "model=conv_autoencoder", "model.widths=[4,8]"],
         ["regime=self_training", "data.labelled_fraction=0.5", "model.widths=[4,8]"],
         ["regime=pretrain", "model=conv_autoencoder", "model.widths=[4,8]"],
+        ["regime=pretrain_frozen", "model=conv_autoencoder", "model.widths=[4,8]", "augment=none"],
         ["regime=synthetic", "model.widths=[4,8]"],
         ["regime=unsupervised", "model=conv_autoencoder", "model.widths=[4,8]"],
         ["augment=strong", "model=reseg", "model.widths=[4,8]", "model.hidden_size=8", "loss=ce_dice"],
@@ -163,14 +167,17 @@ def test_a_sweep_of_two_jobs_of_two_processes_makes_two_folders(tmp_path):
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
 def test_no_rank_outlives_its_run(tmp_path, how):
     command = [sys.executable, "-m", "segsweep", *TINY, *EQUAL, *TWO, "trainer.max_epochs=10000", "name=long"]
-    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     folder = tmp_path / "outputs" / "runs" / "long"
-    wait_for(lambda: (folder / "metrics.jsonl").exists() and (folder / "metrics.jsonl").read_text())
-    family = descendants(process.pid)
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        try:
+            wait_for(lambda: (folder / "metrics.jsonl").exists() and (folder / "metrics.jsonl").read_text())
+            family = descendants(process.pid)
+            process.send_signal(how)
+            started = time.monotonic()
+            code = process.wait(60)
+        finally:
+            process.kill()
     assert len(family) >= 2
-    process.send_signal(how)
-    started = time.monotonic()
-    code = process.wait(60)
     wait_for(lambda: not any(is_alive(pid) for pid in family), 10)
     assert time.monotonic() - started < 10
     if how == signal.SIGTERM:
@@ -178,7 +185,7 @@ def test_no_rank_outlives_its_run(tmp_path, how):
         assert read_record(folder)["status"] == "interrupted"
 
 
-def wait_for(condition, seconds=120):
+def wait_for(condition, seconds=300):
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "waited in vain"
@@ -326,6 +333,28 @@ def test_ranks_score_each_image_once(monkeypatch, num):
         seen.append(torch.cat([batch.index for batch in mine]).tolist())
     assert sorted(position for part in seen for position in part) == list(range(num))
     assert max(map(len, seen)) - min(map(len, seen)) <= 2
+
+
+# Of these the page says that the mean over the parts of a batch is that of the batch.
+DIVISIBLE = {"cross_entropy", "bce", "focal", "mse", "mae", "ncut", "boundary", "reconstruction", "kl"}
+
+
+@pytest.mark.parametrize("option", options("loss"))
+def test_the_page_names_the_losses_that_can_be_divided(composer, option):
+    node = OmegaConf.to_container(composer("model=vae", *loss_overrides(option)), resolve=True)["loss"]
+    loss, generator = make(node), torch.Generator().manual_seed(0)
+    logits, image, rebuilt = (torch.randn(4, k, 12, 12, generator=generator) for k in (11, 1, 1))
+    mask = torch.randint(0, 11, (4, 12, 12), generator=generator)
+    divergence = torch.rand(4, generator=generator)
+
+    def terms(part):
+        output = SegmenterOutput(logits[part], rebuilt[part], None, divergence[part])
+        return loss(output, Batch(image[part], mask[part], torch.arange(4)[part]))
+
+    whole, first, second = (terms(slice(*ends)) for ends in ((0, 4), (0, 2), (2, 4)))
+    for name in whole.keys() - {"total"}:
+        is_equal = abs(float(whole[name] - (first[name] + second[name]) / 2)) < 1e-6
+        assert is_equal == (name in DIVISIBLE), name
 
 
 # --- checks

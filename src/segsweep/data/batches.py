@@ -236,7 +236,7 @@ class EvalBatches:
         device: where the batches are made.
         only: positions of the images to yield; None: all of them.
         is_shared: whether ranks that train together divide the batches, of ``batch_size`` images on all of them. One
-            that there is no batch for yields an empty one, so that all take part in what follows.
+            that the last batch is not for yields an empty one, so that all have equal numbers.
     """
 
     def __init__(
@@ -263,7 +263,8 @@ class EvalBatches:
             for positions in by_size.values()
             for i in range(0, len(positions), batch_size)
         ]
-        self.batches = batches[first::step] or [[]]
+        mine = batches[first::step]
+        self.batches = mine + [[]] * (-(-len(batches) // step) - len(mine))
 
     def __len__(self) -> int:
         return len(self.batches)
