@@ -5,16 +5,30 @@ and every part that can be built without data is built once, to hear its own com
 """
 
 import inspect
+import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from segsweep.check_sharing import sharing_mistakes
-from segsweep.config import TOP_LEVEL, arguments, data_nodes, make, make_partial, settle, settle_trainer
+from segsweep.config import (
+    TOP_LEVEL,
+    arguments,
+    data_nodes,
+    fingerprint,
+    make,
+    make_partial,
+    semantic_part,
+    settle,
+    settle_plain,
+    settle_trainer,
+)
 from segsweep.hints import did_you_mean, override, written
+from segsweep.run import redact
 from segsweep.signatures import HYDRA_KEYS, Choices, Defaults, check_node, shown
 
 # Arguments that ``config.build`` passes itself.
@@ -41,6 +55,67 @@ _MISSING_HINTS = {
 }
 
 
+# Groups that a group's check looks at, itself alone by default.
+_READS = {"regime": ("regime", "model", "data"), "trainer": ("trainer", "data", "regime")}
+Memo = dict[str, list[str]]  # what was said of groups before; a sweep repeats most of them in every job
+
+
+@dataclass(frozen=True)
+class JobConfig:
+    """The composed config of a job as plain values.
+
+    Attributes:
+        config: interpolations kept.
+        resolved: as ``resolved`` returns it.
+        choices: option of each group.
+    """
+
+    config: dict[str, Any]
+    resolved: dict[str, Any] | None
+    choices: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What is known of a job before it runs.
+
+    Attributes:
+        lines: its mistakes; the other fields are empty if there are any.
+        fingerprint: its identity.
+        kind: its identity without the seed.
+        config: what the identity is made of, secrets redacted.
+    """
+
+    lines: list[str]
+    fingerprint: str = ""
+    kind: str = ""
+    config: dict[str, Any] | None = None
+
+
+def inspect_jobs(jobs: Sequence[JobConfig]) -> list[Verdict]:
+    """Checks the jobs of a sweep; takes and gives plain values, so that another process may do it."""
+    memo: Memo = {}
+    return [_inspect(job, memo) for job in jobs]
+
+
+def _inspect(job: JobConfig, memo: Memo) -> Verdict:
+    if job.resolved is None:
+        return Verdict(mistakes(OmegaConf.create(job.config), job.choices))
+    plain = settle_plain(job.resolved)
+    lines = [*_unknown_top_level(plain), *check_values(plain, job.choices, memo)]
+    if lines:
+        return Verdict(lines)
+    return Verdict([], fingerprint(plain), fingerprint(plain, with_seed=False), redact(semantic_part(plain)))
+
+
+def resolved(cfg: DictConfig) -> dict[str, Any] | None:
+    """All values of a config, or None if one is missing or refers to what is not there."""
+    try:
+        return OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)  # type: ignore[return-value]
+    except OmegaConfBaseException:
+        return None
+
+
 def mistakes(cfg: DictConfig, choices: Choices) -> list[str]:
     """All mistakes of a config, one line each: what, where, how to fix it.
 
@@ -56,7 +131,7 @@ def mistakes(cfg: DictConfig, choices: Choices) -> list[str]:
     return check_values(settle(cfg), choices)
 
 
-def _unknown_top_level(cfg: DictConfig) -> Iterator[str]:
+def _unknown_top_level(cfg: Iterable[Any]) -> Iterator[str]:
     for key in map(str, cfg):
         if key not in TOP_LEVEL:
             yield f"{key}: unknown key. {did_you_mean(key, TOP_LEVEL)}"
@@ -103,25 +178,35 @@ def _without_missing(cfg: DictConfig) -> dict[str, Any]:
     return {key: settle_trainer(node) if key == "trainer" else node for key, node in plain.items()}
 
 
-def check_values(plain: dict[str, Any], choices: Choices) -> list[str]:
+def check_values(plain: dict[str, Any], choices: Choices, memo: Memo | None = None) -> list[str]:
     """The mistakes of settled groups, without those about keys that are missing.
 
     Args:
         plain: some or all groups and keys of the top level.
         choices: option of each group.
+        memo: carried from job to job of a sweep, so that a group that was checked is not checked again.
     """
+    memo = {} if memo is None else memo
     lines: list[str] = []
     for group, node in plain.items():
-        if isinstance(node, dict):
-            passed, defaults = _PASSED.get(group, set()), Defaults(group, choices)
-            others = _data_keys() if group == "data" else set()
-            said = (line for part in _nodes(group, plain) for line in check_node(group, part, passed, defaults, others))
-            # A key that both the source and the DataModule take is one mistake.
-            found = list({line.partition(": ")[0]: line for line in said}.values())
-            lines += found
-            if not found and group in _TRIALS:
-                lines += _TRIALS[group](plain, defaults)
+        if isinstance(node, dict) and group in TOP_LEVEL:
+            read = {name: plain.get(name) for name in _READS.get(group, (group,))}
+            key = json.dumps([group, choices.get(group), read], default=repr)
+            if key not in memo:
+                memo[key] = _check_group(group, plain, choices)
+            lines += memo[key]
     lines += _check_scalars(plain)
+    return lines
+
+
+def _check_group(group: str, plain: dict[str, Any], choices: Choices) -> list[str]:
+    passed, defaults = _PASSED.get(group, set()), Defaults(group, choices)
+    others = _data_keys() if group == "data" else set()
+    said = (line for part in _nodes(group, plain) for line in check_node(group, part, passed, defaults, others))
+    # A key that both the source and the DataModule take is one mistake.
+    lines = list({line.partition(": ")[0]: line for line in said}.values())
+    if not lines and group in _TRIALS:
+        lines += _TRIALS[group](plain, defaults)
     return lines
 
 

@@ -12,10 +12,8 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from hydra import compose, initialize_config_dir
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, read_write
@@ -23,7 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from segsweep import CONF_DIR
 from segsweep.allocator import keep_memory_between_steps
-from segsweep.config import TOP_LEVEL
+from segsweep.config import GROUPS, TOP_LEVEL, is_silent
 from segsweep.hints import did_you_mean
 from segsweep.run import ConfigError, new_folder
 
@@ -51,10 +49,10 @@ def run_app(app: Callable[[], None], arguments: list[str]) -> None:
         if getattr(error, "is_reported", False):  # the run has logged it already
             sys.exit(1)
         if isinstance(error, HydraException | OmegaConfBaseException):
-            _stop(_all_mistakes(arguments) or [str(error).splitlines()[0]])
+            stop(_all_mistakes(arguments) or [str(error).splitlines()[0]])
         if isinstance(lines := getattr(error, "lines", None), list):  # data that cannot be used: it says everything
-            _stop(lines)
-        _stop(str(error).splitlines() if isinstance(error, ConfigError) else [f"{type(error).__name__}: {error}"])
+            stop(lines)
+        stop(str(error).splitlines() if isinstance(error, ConfigError) else [f"{type(error).__name__}: {error}"])
     finally:
         _is_short = False
         del os.environ["HYDRA_FULL_ERROR"]
@@ -78,10 +76,9 @@ class Preflight(Callback):
             self._prepare_run(config)
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Checks every job; names the sweep by its overrides, and its jobs by what differs between them."""
-        keep_memory_between_steps()
+        """Names the sweep by its overrides; its jobs are checked by the sweeper."""
         with _no_warning_instead():
-            self._prepare_sweep(config)
+            self._name_sweep(config)
 
     def _prepare_run(self, config: DictConfig) -> None:
         _refuse(_job_config(config), config.hydra.runtime.choices)
@@ -91,21 +88,16 @@ class Preflight(Callback):
             with read_write(config):
                 config.hydra.run.dir = str(new_folder(Path(config.hydra.run.dir).parent, stem))
 
-    def _prepare_sweep(self, config: DictConfig) -> None:
+    def _name_sweep(self, config: DictConfig) -> None:
+        if config.name is not None or _is_typed(config, "hydra.sweep.dir"):
+            return
         overrides = config.hydra.overrides
         params = [f"{key}={value}" for key, value in (config.hydra.sweeper.get("params") or {}).items()]
-        parsed = OverridesParser.create().parse_overrides([*params, *overrides.task])
-        _refuse_jobs(parsed)
-        fixed = sorted({o.key_or_group for o in parsed if not o.is_sweep_override()})
+        read = [text for text in (*params, *overrides.task) if not is_silent(text.partition("=")[0].lstrip("+~"))]
+        digest = hashlib.sha256("\n".join(sorted(read)).encode()).hexdigest()
         with read_write(config):
-            if config.name is None and not _is_typed(config, "hydra.sweep.dir"):
-                digest = hashlib.sha256("\n".join(sorted([*params, *overrides.task])).encode()).hexdigest()
-                config.name = f"s{digest[:8]}"  # the letter keeps YAML from reading 12345e67 as a number
-                overrides.task.append(f"name={config.name}")
-                fixed.append("name")
-            overrides.hydra.append(f"hydra.job.config.override_dirname.exclude_keys={OmegaConf.create(fixed)}")
-            if not any(o.is_sweep_override() for o in parsed) and not _is_typed(config, "hydra.sweep.subdir"):
-                overrides.hydra.append("hydra.sweep.subdir=${hydra.job.num}")
+            config.name = f"s{digest[:8]}"  # the letter keeps YAML from reading 12345e67 as a number
+            overrides.task.append(f"name={config.name}")
 
 
 @contextlib.contextmanager
@@ -113,9 +105,31 @@ def _no_warning_instead() -> Iterator[None]:
     try:
         yield
     except (HydraException, OmegaConfBaseException):
-        _stop(_all_mistakes(sys.argv[1:]) or [traceback.format_exc()])
+        stop(_all_mistakes(sys.argv[1:]) or [traceback.format_exc()])
     except Exception:
-        _stop(["the config cannot be checked, which is a defect of segsweep: " + traceback.format_exc()])
+        stop(["the config cannot be checked, which is a defect of segsweep: " + traceback.format_exc()])
+
+
+def as_axes(arguments: list[str]) -> list[str]:
+    """Makes a sweep's overrides of single values axes of one value: ``model.heads=2`` -> ``model.heads=choice(2)``.
+
+    Hydra puts single values into the config of the sweep itself, where a key that only some of the swept models have is
+    a mistake. As axes they reach the jobs, which know what they have.
+    """
+    if not {"-m", "--multirun"} & set(arguments):
+        return arguments
+    return [_as_axis(argument) for argument in arguments]
+
+
+def _as_axis(argument: str) -> str:
+    key, equals, value = argument.partition("=")
+    if key.partition(".")[0] not in GROUPS or "." not in key or not value or re.match(r"\w+\(", value):
+        return argument
+    try:
+        is_single = not OverridesParser.create().parse_override(argument).is_sweep_override()
+    except HydraException:
+        return argument
+    return f"{key}{equals}choice({value})" if is_single else argument
 
 
 def compose_job(overrides: list[str]) -> tuple[DictConfig, dict[str, str]]:
@@ -137,23 +151,11 @@ def _refuse(config: DictConfig, choices: DictConfig) -> None:
     from segsweep.check import mistakes
 
     if lines := mistakes(config, choices):
-        _stop(lines)
+        stop(lines)
 
 
-def _refuse_jobs(parsed: list[Override]) -> None:
-    """Checks all jobs of a sweep before the first one starts, naming each mistake once."""
-    from segsweep.check import mistakes
-
-    lines: dict[str, None] = {}
-    for batch in BasicSweeper.split_arguments(parsed, None):
-        for job in batch:
-            cfg = compose("train", list(job), return_hydra_config=True)
-            lines |= dict.fromkeys(mistakes(_job_config(cfg), cfg.hydra.runtime.choices))
-    if lines:
-        _stop(list(lines))
-
-
-def _stop(lines: list[str]) -> NoReturn:
+def stop(lines: list[str]) -> NoReturn:
+    """Prints mistakes, a line each, and exits with 1."""
     for line in lines:
         print(f"error: {line}", file=sys.stderr)
     sys.exit(1)
@@ -183,7 +185,7 @@ def _all_mistakes(arguments: list[str]) -> list[str]:
                     compose("train", [*accepted, override])
                 accepted.append(values[0])
             except (HydraException, OmegaConfBaseException) as error:
-                lines.append(_explain(argument, error, accepted))
+                lines.append(explain(argument, error, accepted))
         if lines:
             from segsweep.check import mistakes
 
@@ -200,7 +202,14 @@ def _single_values(argument: str) -> list[str]:
     return [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
 
 
-def _explain(argument: str, error: Exception, accepted: list[str]) -> str:
+def explain(argument: str, error: Exception, accepted: list[str]) -> str:
+    """Why Hydra refuses an override, in one line that says how to write it.
+
+    Args:
+        argument: the override.
+        error: what Hydra raised.
+        accepted: overrides that are fine, to say what else there is.
+    """
     if isinstance(error, OverrideParseException) or type(error) is HydraException:  # the grammar raises either
         detail = str(error).splitlines()[0]
         if re.search(r"[{,]\s*[\"'][^\"']*[\"']\s*:", argument):

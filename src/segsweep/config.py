@@ -10,7 +10,7 @@ import copy
 import hashlib
 import inspect
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -52,12 +52,22 @@ NON_SEMANTIC = (
 )
 
 
+def is_silent(key: str) -> bool:
+    """Whether a dotted key changes no result."""
+    return any(key == path or key.startswith(f"{path}.") for path in NON_SEMANTIC)
+
+
 def settle(cfg: DictConfig) -> dict[str, Any]:
     """Resolves interpolations and everything that is ``auto`` to plain values: what the run will really do.
 
     ``trainer.accelerator`` and ``trainer.precision`` follow from this machine's capability flags.
     """
     plain: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)  # type: ignore[assignment]
+    return settle_plain(plain)
+
+
+def settle_plain(plain: dict[str, Any]) -> dict[str, Any]:
+    """The same for values that are resolved already."""
     return {**plain, "trainer": settle_trainer(plain["trainer"])}
 
 
@@ -187,7 +197,9 @@ def build(plain: dict[str, Any], model: nn.Module, folder: Path, resume_step: in
     history = callbacks.History(folder / "metrics.jsonl")
     stopping = callbacks.early_stopping(plain["monitor"], **plain["trainer"]["early_stopping"])
     bar = callbacks.progress_bar() if plain["trainer"]["enable_progress_bar"] else []
-    pictures = [*panels.all_panels(), LabelPanel()] if rank_zero_only.rank == 0 else []  # type: ignore[attr-defined]
+    # One rank draws; none can while each has a part of the weights.
+    draws = rank_zero_only.rank == 0 and plain["trainer"]["strategy"] != "fsdp"  # type: ignore[attr-defined]
+    pictures = [*panels.all_panels(), LabelPanel()] if draws else []
     last = checkpoints.last_checkpoints(folder / "checkpoints")
     logger = callbacks.RunLogger(folder, resume_step)
     node = {**arguments(plain, "trainer"), "enable_progress_bar": bool(bar)}
@@ -199,6 +211,28 @@ def build(plain: dict[str, Any], model: nn.Module, folder: Path, resume_step: in
         plugins=[checkpoints.HashedCheckpointIO()],
     )
     return Parts(data, task, trainer, logger, best, history)
+
+
+def build_whole(parts: Parts, plain: dict[str, Any], folder: Path) -> Parts:
+    """What was trained with divided weights (``trainer.strategy=fsdp``), with all of them in every process, to be used.
+
+    Args:
+        parts: of the training, which is over.
+        plain: as ``settle`` returns it.
+        folder: of the run; its last checkpoint has all weights.
+    """
+    from segsweep import checkpoints, losses
+
+    together = {**plain, "trainer": {**plain["trainer"], "strategy": "ddp"}}
+    whole = build(together, build_model(plain), folder, None)
+    last = checkpoints.newest_whole(folder / "checkpoints")
+    if last is None:
+        raise ValueError(f"{folder}: no checkpoint is whole. Start the run again")
+    whole.task.load_state_dict(checkpoints.HashedCheckpointIO().load_checkpoint(last)["state_dict"])
+    whole.task.images_seen = parts.task.images_seen
+    losses.adapt(whole.task.loss, whole.data.class_counts())
+    whole.trainer.logger = parts.logger
+    return replace(whole, logger=parts.logger, best=parts.best, history=parts.history)
 
 
 def arguments(plain: dict[str, Any], group: str) -> dict[str, Any]:

@@ -107,6 +107,7 @@ def peak_memory_mb() -> dict[str, float]:
     peak = {"host": round(peak_kib * 1024 / 1e6, 1)}
     if torch.cuda.is_available():
         peak["device"] = round(torch.cuda.max_memory_allocated() / 1e6, 1)
+        peak["device_reserved"] = round(torch.cuda.max_memory_reserved() / 1e6, 1)  # what other processes cannot have
     return peak
 
 

@@ -2,16 +2,14 @@
 
 import contextlib
 import logging
-import multiprocessing
 import os
-import signal
 import socket
 import sys
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from multiprocessing.connection import Connection, wait
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -47,8 +45,6 @@ class Place:
         world_size: how many there are.
         port: of the store in which they find each other, on this machine.
         threads: that it may use.
-        cwd: of the process that started it.
-        environment: of that process.
         folder: of the run.
         record: so far.
         before: what it held when this session of the run began.
@@ -58,11 +54,25 @@ class Place:
     world_size: int
     port: int
     threads: int
-    cwd: str
-    environment: dict[str, str]
     folder: Path
     record: dict[str, Any]
     before: dict[str, Any]
+
+    def environment(self) -> dict[str, str]:
+        """Variables in which torch and Lightning find the place of a process among the ranks."""
+        found = {
+            "MASTER_ADDR": HOST,
+            "MASTER_PORT": str(self.port),
+            "TORCHELASTIC_USE_AGENT_STORE": "True",  # the store is served already
+            "WORLD_SIZE": str(self.world_size),
+            "NODE_RANK": "0",
+            "LOCAL_RANK": str(self.rank),
+            "RANK": str(self.rank),
+            "OMP_NUM_THREADS": str(self.threads),
+        }
+        if "GLOO_SOCKET_IFNAME" not in os.environ and "lo" in (name for _, name in socket.if_nameindex()):
+            found["GLOO_SOCKET_IFNAME"] = "lo"  # needs no host name that resolves
+        return found
 
 
 class RankRun(Run):
@@ -87,7 +97,6 @@ def log_name(rank: int) -> str:
 
 def live(work: Work, plain: dict[str, Any], place: Place, connection: Connection) -> None:
     """Does the work and says how it went; what it says is ``save``, ``log``, ``done`` or ``failed``, with a content."""
-    _end_with_parent()
     lock = threading.Lock()
 
     def send(kind: str, content: Any) -> None:
@@ -126,25 +135,10 @@ class _Forward(logging.Handler):
 
 
 def _settle_in(place: Place, send: Send) -> None:
-    """Environment, threads and log of a rank: the server that it was forked from has those of another time."""
+    """Threads and log of a rank: the server that it was forked from has those of another time."""
     import torch
     from pytorch_lightning.utilities import rank_zero_only
 
-    os.chdir(place.cwd)
-    os.environ.clear()
-    os.environ |= place.environment | {
-        "MASTER_ADDR": HOST,
-        "MASTER_PORT": str(place.port),
-        "TORCHELASTIC_USE_AGENT_STORE": "True",  # the meeting point is served already
-        "WORLD_SIZE": str(place.world_size),
-        "NODE_RANK": "0",
-        "LOCAL_RANK": str(place.rank),
-        "RANK": str(place.rank),
-        "OMP_NUM_THREADS": str(place.threads),
-    }
-    if "lo" in (name for _, name in socket.if_nameindex()):
-        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # needs no host name that resolves
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes of a terminal; one answers it
     rank_zero_only.rank = place.rank  # type: ignore[attr-defined]
     torch.set_num_threads(place.threads)
     keep_memory_between_steps()
@@ -165,18 +159,6 @@ def _log_to(handler: logging.Handler) -> None:
         logger.setLevel(logging.WARNING)
     logging.getLogger("segsweep").setLevel(logging.DEBUG)
     logging.captureWarnings(True)
-
-
-def _end_with_parent() -> None:
-    """Ends this process when the one that started it is gone, whatever it is doing."""
-    parent = multiprocessing.parent_process()
-
-    def watch() -> None:
-        if parent is not None:
-            wait([parent.sentinel])
-            os._exit(1)
-
-    threading.Thread(target=watch, daemon=True, name="parent watch").start()
 
 
 def _leave() -> None:

@@ -10,20 +10,18 @@ own command line, and with it the sweep, again.
 
 import contextlib
 import logging
-import multiprocessing
-import os
-import signal
 import socket
 import time
 from collections.abc import Iterator
+from multiprocessing import Pipe
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from segsweep.rank import HOST, Failure, Place, Work, live, log_name
 from segsweep.run import Run
+from segsweep.sweep import processes
 
-_IMPORTED = ["segsweep.train", "segsweep.task", "segsweep.callbacks", "segsweep.panels", "hydra.utils"]
 _GRACE_S = 1.0  # in which the others may say that they failed earlier than the first one that was heard of
 _LEAVE_S = 30.0  # for a rank to close its connections
 
@@ -60,8 +58,7 @@ def share(work: Work, run: Run, plain: dict[str, Any], world_size: int) -> None:
     store, port = _meeting_point()
     threads = max(1, torch.get_num_threads() // world_size)
     places = [
-        Place(number, world_size, port, threads, os.getcwd(), dict(os.environ), run.folder, run.record, run.before)
-        for number in range(world_size)
+        Place(number, world_size, port, threads, run.folder, run.record, run.before) for number in range(world_size)
     ]
     with _started(work, plain, places) as ranks:
         _mind(ranks, run)
@@ -81,18 +78,12 @@ def _meeting_point() -> tuple[Any, int]:
 @contextlib.contextmanager
 def _started(work: Work, plain: dict[str, Any], places: list[Place]) -> Iterator[list[_Rank]]:
     """The ranks, running; none of them is left afterwards, however this ends."""
-    # Not forked from here: a child must not inherit a CUDA context, nor threads that are no more. The server that they
-    # are forked from has imported what all of them need, which takes seconds, once.
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(_IMPORTED)
     ranks: list[_Rank] = []
     try:
         for place in places:
-            ours, theirs = context.Pipe()
-            process = context.Process(
-                target=live, args=(work, plain, place, theirs), name=f"rank {place.rank}", daemon=True
-            )
-            process.start()
+            ours, theirs = Pipe()
+            # Not forked from here: a child must not inherit a CUDA context, nor threads that are no more.
+            process = processes.start(live, work, plain, place, theirs, environment=place.environment())
             theirs.close()
             ranks.append(_Rank(place.rank, process, ours))
         yield ranks
@@ -146,9 +137,7 @@ def _mind(ranks: list[_Rank], run: Run) -> None:
 def _silent_death(rank: _Rank) -> Failure:
     """Of a rank that could say nothing: always the cause of what others say."""
     rank.process.join(_LEAVE_S)
-    code = rank.process.exitcode
-    how = f"by {signal.Signals(-code).name}" if code and code < 0 else f"with exit code {code}"
-    return Failure(0.0, "killed", f"the process ended {how}")
+    return Failure(0.0, "killed", f"the process {processes.how_it_ended(rank.process.exitcode)}")
 
 
 def _raise_first(failures: dict[int, Failure], folder: Path) -> None:

@@ -11,7 +11,7 @@ import re
 import secrets
 import subprocess
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -78,11 +78,11 @@ def open_run(folder: Path, facts: Mapping[str, Any]) -> Iterator[Run]:
     Raises:
         ConfigError: another process runs it, or it was started with another config.
     """
-    with _lock(folder):
+    with lock(folder):
         run = Run(folder)
         before = read_record(folder)
         if before is not None:
-            _refuse_other_config(folder, before, facts)
+            refuse_other_config(folder, before, facts)
             run.before = before
             if before.get("status") == "completed":
                 run.record = before
@@ -124,6 +124,41 @@ def read_record(folder: Path) -> dict[str, Any] | None:
     return record
 
 
+def close_run(
+    folder: Path, status: str, error: Mapping[str, str], identity: Mapping[str, Any], facts: Mapping[str, Any]
+) -> bool:
+    """Writes how a run ended if its own process could not: it was killed, or failed before it reached the run.
+
+    Args:
+        folder: of the run; it exists.
+        status: ``failed`` or ``interrupted``.
+        error: class and message.
+        identity: ``fingerprint``, and what a record without a run says about where it comes from.
+        facts: for what the record does not have yet.
+
+    Returns:
+        Whether it was written: not if the run is completed, another one, or held by a live process.
+    """
+    run = Run(folder)
+    try:
+        with lock(folder):
+            run.record = read_record(folder) or {"schema": SCHEMA, "started": None, **identity}
+            if run.is_completed or run.record.get("fingerprint") != identity["fingerprint"]:
+                return False
+            run.save(**{**facts, **run.record, "status": status, "error": dict(error), "finished": _now()})
+            _append_to_ledger(run)
+            return True
+    except ValueError:  # somebody else has the lock, or the file is no record
+        return False
+
+
+def classify(error: BaseException) -> str:
+    """The class of an error in a record: its own ``kind``, ``oom``, or the name of its type."""
+    if isinstance(error, MemoryError) or "out of memory" in str(error).lower():
+        return "oom"
+    return str(getattr(error, "kind", type(error).__name__))
+
+
 def redact(config: Any, key: str = "") -> Any:
     """Replaces the values of keys that look like secrets, at any depth."""
     if isinstance(config, Mapping):
@@ -131,6 +166,12 @@ def redact(config: Any, key: str = "") -> Any:
     if isinstance(config, list | tuple):
         return [redact(v, key) for v in config]
     return "<redacted>" if config is not None and _SECRET.search(key) else config
+
+
+def redact_overrides(overrides: Sequence[str]) -> list[str]:
+    """Overrides with the values of secret-looking keys replaced."""
+    pairs = (override.partition("=") for override in overrides)
+    return [f"{key}{equals}{redact({key: value})[key]}" for key, equals, value in pairs]
 
 
 def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -168,7 +209,17 @@ def git_state() -> dict[str, str | bool] | None:
         return None
 
 
-def _refuse_other_config(folder: Path, before: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
+def refuse_other_config(folder: Path, before: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
+    """Says which keys differ from those that a run was started with.
+
+    Args:
+        folder: of the run.
+        before: its record.
+        facts: ``fingerprint`` and ``config`` of what is to run there.
+
+    Raises:
+        ConfigError: the fingerprints differ.
+    """
     if before.get("fingerprint") == facts["fingerprint"]:
         return
     old, new = flatten(before.get("config") or {}), flatten(facts["config"])
@@ -179,15 +230,35 @@ def _refuse_other_config(folder: Path, before: Mapping[str, Any], facts: Mapping
     )
 
 
+def is_running(folder: Path) -> bool:
+    """Whether a live process holds the lock of a run or a sweep."""
+    if not (folder / ".lock").exists():
+        return False
+    try:
+        with lock(folder):
+            return False
+    except ConfigError:
+        return True
+
+
 @contextlib.contextmanager
-def _lock(folder: Path) -> Iterator[None]:
+def lock(folder: Path) -> Iterator[None]:
+    """Keeps other processes from a run or a sweep; the kernel frees it when its owner dies.
+
+    Raises:
+        ConfigError: another live process has it.
+    """
     with (folder / ".lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the kernel frees it when its owner dies
-        except BlockingIOError:
-            raise ConfigError(
-                f"{folder} is being run by another process. Wait for it, or choose another name="
-            ) from None
+        for is_last in (False, False, True):  # somebody may have looked just now whether it is taken
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if is_last:
+                    raise ConfigError(
+                        f"{folder} is being run by another process. Wait for it, or choose another name="
+                    ) from None
+                time.sleep(0.02)
         yield
 
 
@@ -198,13 +269,6 @@ def _append_to_ledger(run: Run) -> None:
     line = {"time": _now(), "job": run.folder.name, "status": run.record["status"], "error": run.record["error"]}
     with (run.folder.parent / "ledger.jsonl").open("a") as file:
         file.write(json.dumps(line) + "\n")  # one write below the pipe size: lines of parallel jobs do not mix
-
-
-def classify(error: BaseException) -> str:
-    """The error's class in the record: its own ``kind``, ``oom``, or the name of its type."""
-    if isinstance(error, MemoryError) or "out of memory" in str(error).lower():
-        return "oom"
-    return str(getattr(error, "kind", type(error).__name__))
 
 
 def _now() -> str:

@@ -24,9 +24,9 @@ class SharedSteps(DDPStrategy):
         super().__init__(find_unused_parameters=True, cluster_environment=LightningEnvironment())
 
     def setup(self, trainer: pl.Trainer) -> None:
-        """Wraps the model; Lightning's exchange about SIGTERM, for which the host would wait in every step, is off."""
+        """Wraps the model."""
         super().setup(trainer)
-        trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = _nothing  # type: ignore[method-assign]
+        _stop_asking_about_signals(trainer)
 
     def on_validation_start(self) -> None:
         """Gives every rank the buffers of rank zero."""
@@ -42,12 +42,28 @@ class SharedSteps(DDPStrategy):
             return self.lightning_module.validation_step(*args, **kwargs)
 
 
+class SharedWeights(FSDPStrategy):
+    """Fully sharded data parallel: each rank keeps a part of every weight and of the optimizer's state.
+
+    Nothing but a step of training or validation can use the model meanwhile, and those only on all ranks at once.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(cluster_environment=LightningEnvironment())
+
+    def setup(self, trainer: pl.Trainer) -> None:
+        """Wraps the model and divides its weights."""
+        super().setup(trainer)
+        _stop_asking_about_signals(trainer)
+
+
 def strategy(name: str) -> str | Strategy:
     """What Lightning's Trainer takes for a value of ``trainer.strategy``."""
     if name == "ddp":
         return SharedSteps()
-    return FSDPStrategy(cluster_environment=LightningEnvironment()) if name == "fsdp" else name
+    return SharedWeights() if name == "fsdp" else name
 
 
-def _nothing() -> None:
-    """Ranks are ended by the process that started them."""
+def _stop_asking_about_signals(trainer: pl.Trainer) -> None:
+    """Lightning has ranks ask each other in every step, for which the host waits; ours are ended from outside."""
+    trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]

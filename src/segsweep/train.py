@@ -6,6 +6,7 @@ import signal
 import sys
 import time
 import warnings
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -16,8 +17,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from segsweep import CONF_DIR, command
 from segsweep.allocator import keep_memory_between_steps
-from segsweep.config import Parts, build, build_model, fingerprint, semantic_part, settle
-from segsweep.run import ConfigError, Run, git_state, open_run, redact, versions
+from segsweep.config import Parts, build, build_model, build_whole, fingerprint, semantic_part, settle
+from segsweep.run import ConfigError, Run, git_state, open_run, redact, redact_overrides, versions
 
 if TYPE_CHECKING:
     from torch import nn
@@ -37,26 +38,45 @@ _LIGHTNING_NOISE = (
 
 def main() -> None:
     """The command ``segsweep``, all but its ``--help``."""
-    command.run_app(app, sys.argv[1:])
+    arguments = sys.argv[1:]
+    sys.argv[1:] = command.as_axes(arguments)
+    command.run_app(app, arguments)
 
 
 @hydra.main(config_path=str(CONF_DIR), config_name="train", version_base=command.VERSION_BASE)
 def app(cfg: DictConfig) -> float | None:
     """Hydra's task function: trains in the job's folder and returns the monitored metric, which sweepers optimise."""
     job = HydraConfig.get()
-    origin = {
-        "choices": {k: v for k, v in job.runtime.choices.items() if "/" not in k and v is not None},
-        "overrides": redact_overrides(list(job.overrides.task)),
-        "sweep": cfg.name if job.mode == RunMode.MULTIRUN else None,
-    }
+    is_sweep = job.mode == RunMode.MULTIRUN
+    origin = origin_of(job.runtime.choices, job.overrides.task, cfg.name if is_sweep else None)
     try:
-        return train(cfg, Path(job.runtime.output_dir), origin)
+        return run_job(cfg, Path(job.runtime.output_dir), origin)
+    except Exception as error:
+        if not is_sweep and not command.shows_traceback():
+            raise SystemExit(1) from error  # Hydra would add a line that says no more
+        raise
+
+
+def origin_of(choices: Mapping[str, str | None], overrides: Sequence[str], sweep: str | None) -> dict[str, Any]:
+    """What the record says about where a run comes from.
+
+    Args:
+        choices: option of each group, Hydra's own included.
+        overrides: as typed.
+        sweep: its name, None for a single run.
+    """
+    ours = {key: choice for key, choice in choices.items() if "/" not in key and choice is not None}
+    return {"choices": ours, "overrides": redact_overrides(overrides), "sweep": sweep}
+
+
+def run_job(cfg: DictConfig, folder: Path, origin: dict[str, Any]) -> float | None:
+    """Trains as ``train`` does, and logs what goes wrong: a line each, the traceback to the file alone."""
+    try:
+        return train(cfg, folder, origin)
     except Exception as error:
         for line in str(error).splitlines():
             log.error("error: %s", line)
         log.debug("the traceback:", exc_info=True)
-        if job.mode == RunMode.RUN and not command.shows_traceback():
-            raise SystemExit(1) from error  # Hydra would add a line that says no more
         error.is_reported = True  # type: ignore[attr-defined]
         raise
 
@@ -100,6 +120,8 @@ def _work(run: Run, plain: dict[str, Any]) -> None:
     model = build_model(plain)
     run.save(threads=torch.get_num_threads(), **_describe(model, plain))
     parts = _fit(run, model, plain)
+    if plain["trainer"]["strategy"] == "fsdp":
+        parts = build_whole(parts, plain, run.folder)
     _test(run, parts, plain)
     if parts.trainer.is_global_zero:
         _finish(run, parts, plain)
@@ -306,12 +328,6 @@ def _shown(folder: Path) -> str:
 def _yaml(cfg: DictConfig) -> str:
     """The composed config with its interpolations, secrets redacted."""
     return OmegaConf.to_yaml(OmegaConf.create(redact(OmegaConf.to_container(cfg, resolve=False))))
-
-
-def redact_overrides(overrides: list[str]) -> list[str]:
-    """Overrides with the values of secret-looking keys replaced."""
-    pairs = (override.partition("=") for override in overrides)
-    return [f"{key}{equals}{redact({key: value})[key]}" for key, equals, value in pairs]
 
 
 def _terminate(signum: int, frame: Any) -> NoReturn:

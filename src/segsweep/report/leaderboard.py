@@ -147,10 +147,19 @@ def _size_note(comparison: Comparison) -> list[str]:
 def _reconstruction(comparison: Comparison) -> list[str]:
     """Configurations that minimise a reconstruction term beside the segmentation loss."""
     return [
-        f"{row.name} (factor {row.completed[0]['config']['loss']['terms'].get('reconstruction')})"
+        f"{row.name} (factor {_reconstruction_factor(row.completed[0]['config'])})"
         for row in comparison.configurations
         if row.completed and "val/loss/reconstruction" in row.completed[0]["metrics"]
     ]
+
+
+def _reconstruction_factor(config: dict[str, Any]) -> float | None:
+    """Of the term: a regime that trains both at once has one of its own, else it is the loss's."""
+    stages = (config.get("regime") or {}).get("stages") or {}
+    objectives = [stage.get("objective") or {} for stage in stages.values()]
+    factors: list[float] = [objective["factor"] for objective in objectives if "factor" in objective]
+    of_loss: float | None = config["loss"]["terms"].get("reconstruction")
+    return factors[0] if factors else of_loss
 
 
 def _table(comparison: Comparison) -> Table:

@@ -1,0 +1,75 @@
+"""Composes the jobs of a sweep: each distinct choice of groups once, then values one by one.
+
+Hydra composes a config in 50 ms and more; putting values into a copy of one that is composed already takes a tenth.
+"""
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from hydra import compose
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from omegaconf import DictConfig, OmegaConf
+
+
+@dataclass(frozen=True)
+class Composed:
+    """A job's config without Hydra's own node, and the option of each group."""
+
+    config: DictConfig
+    choices: dict[str, str]
+
+
+class Composer:
+    """Composes overrides below a Hydra app or ``hydra.initialize``; remembers every choice of groups."""
+
+    def __init__(self, hydra_overrides: Sequence[str] = ()) -> None:
+        self._hydra_overrides = list(hydra_overrides)
+        self._parser = OverridesParser.create()
+        self._bases: dict[tuple[str, ...], Composed] = {}
+
+    def parse(self, override: str) -> Override:
+        """Reads one override in Hydra's grammar."""
+        return self._parser.parse_override(override)
+
+    def is_group(self, override: Override) -> bool:
+        """Whether the override chooses an option of a group, rather than a value."""
+        loader: Any = GlobalHydra.instance().config_loader()
+        return bool(loader.repository.group_exists(override.key_or_group))
+
+    def base(self, groups: Sequence[str]) -> Composed:
+        """What a choice of groups alone composes to.
+
+        Raises:
+            HydraException: there is no such option.
+        """
+        key = tuple(groups)
+        if key not in self._bases:
+            cfg = compose("train", [*self._hydra_overrides, *groups], return_hydra_config=True)
+            config = OmegaConf.masked_copy(cfg, [str(name) for name in cfg if name != "hydra"])
+            self._bases[key] = Composed(config, {k: v for k, v in cfg.hydra.runtime.choices.items() if v is not None})
+        return self._bases[key]
+
+    def compose(self, groups: Sequence[str], values: Sequence[Override]) -> Composed:
+        """The config of a choice of groups with these values.
+
+        Raises:
+            HydraException: a value does not fit.
+        """
+        base = self.base(groups)
+        config = copy.deepcopy(base.config)
+        ConfigLoaderImpl._apply_overrides_to_config(list(values), config)
+        return Composed(config, base.choices)
+
+
+def has_key(config: DictConfig, key: str) -> bool:
+    """Whether a dotted key exists, whatever its value is."""
+    parent, _, leaf = key.rpartition(".")
+    node = OmegaConf.select(config, parent) if parent else config
+    if OmegaConf.is_list(node):
+        return leaf.isdigit() and int(leaf) < len(node)
+    return OmegaConf.is_dict(node) and leaf in map(str, node)  # `in node` denies keys that are still to be given

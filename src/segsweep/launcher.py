@@ -1,0 +1,241 @@
+"""The local launcher of sweeps: each job in a process of its own, forked from one that has imported everything."""
+
+import contextlib
+import functools
+import logging
+import os
+import shlex
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra.core.utils import JobReturn, JobStatus, configure_log
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from segsweep.check import JobConfig, inspect_jobs, resolved
+from segsweep.run import ConfigError
+from segsweep.sweep import Job, Outcome, SweepOptions
+from segsweep.sweep.failures import write_failures
+from segsweep.sweep.machine import find_machine
+from segsweep.sweep.pool import Pool
+from segsweep.sweep.processes import call, warm_up
+from segsweep.sweep.progress import Progress
+from segsweep.sweep.slots import Slots, uses_gpu
+from segsweep.train import origin_of, run_job
+
+log = logging.getLogger(__name__)
+
+EXIT_SOME_FAILED = 3
+
+
+class JobFailedError(RuntimeError):
+    """A job that failed, for sweepers that look at the value of each; the launcher has said why."""
+
+    is_reported = True
+
+
+class LocalLauncher(Launcher):
+    """Hydra's launcher for this machine; options are the node ``sweep``."""
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        """Hydra's: takes the composed config of the sweep, and lets the imports begin."""
+        self.hydra_context, self.config = hydra_context, config
+        warm_up()
+
+    @property
+    def options(self) -> SweepOptions:
+        """How jobs are run."""
+        return sweep_options(self.config)
+
+    def num_at_once(self, jobs: Sequence[Job]) -> int:
+        """How many jobs of a sweep would run side by side."""
+        use_gpus = any(uses_gpu(job.config.get("trainer")) for job in jobs)
+        return Slots(self.options, len(jobs), find_machine(use_gpus)).at_once
+
+    def run(self, jobs: Sequence[Job], num_jobs: int | None = None) -> list[Outcome]:
+        """Runs jobs, and writes down which of them failed.
+
+        Args:
+            jobs: left to run.
+            num_jobs: of the whole sweep, finished ones included; None: these are all.
+
+        Returns:
+            What became of each, as they ended.
+
+        Raises:
+            SystemExit: Ctrl-C (130) or SIGTERM (143).
+        """
+        outcomes: list[Outcome] = []
+        total = len(jobs) if num_jobs is None else num_jobs
+        use_gpus = any(uses_gpu(job.config.get("trainer")) for job in jobs)
+        try:
+            with self._pool(total, total - len(jobs), use_gpus) as pool:
+                for job in jobs:
+                    pool.submit(job)
+                while not pool.is_idle:
+                    outcomes.append(pool.outcome())
+        finally:
+            write_failures(self._folder, outcomes)
+        return outcomes
+
+    def pool(self, num_jobs: int, num_done: int = 0) -> contextlib.AbstractContextManager[Pool]:
+        """Processes for jobs that are not known yet.
+
+        Args:
+            num_jobs: of the whole sweep.
+            num_done: of them that have finished before.
+        """
+        return self._pool(num_jobs, num_done, uses_gpu(self.config.trainer))
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        """Hydra's, for sweepers that know nothing of jobs: composes, checks and runs them.
+
+        Args:
+            job_overrides: of each job.
+            initial_job_idx: number of the first.
+
+        Raises:
+            ConfigError: the mistakes of all jobs; none was started.
+        """
+        composed = [self._compose(overrides, initial_job_idx + i) for i, overrides in enumerate(job_overrides)]
+        jobs = _jobs(composed, initial_job_idx)
+        outcomes = {outcome.job.index: outcome for outcome in self.run(jobs)}
+        return [_job_return(cfg, outcomes[job.index]) for cfg, job in zip(composed, jobs, strict=True)]
+
+    @property
+    def _folder(self) -> Path:
+        return Path(self.config.hydra.sweep.dir)
+
+    @contextlib.contextmanager
+    def _pool(self, num_jobs: int, num_done: int, use_gpus: bool) -> Iterator[Pool]:
+        hydra = self.config.hydra
+        logging_config = OmegaConf.to_container(hydra.job_logging, resolve=False)
+        target = functools.partial(
+            train_job, sweep=self.config.name, logging_config=logging_config, name=hydra.job.name, verbose=hydra.verbose
+        )
+        pool = Pool(self.options, num_jobs, target, sweep=self.config.name, machine=find_machine(use_gpus))
+        with Progress(num_jobs, num_done, pool.slots.at_once) as progress:
+            pool.on_event = progress
+            with pool:
+                yield pool
+
+    def _compose(self, overrides: Sequence[str], number: int) -> DictConfig:
+        cfg: DictConfig = self.hydra_context.config_loader.load_sweep_config(self.config, list(overrides))
+        with open_dict(cfg):
+            cfg.hydra.job.id, cfg.hydra.job.num = str(number), number
+        return cfg
+
+
+def sweep_options(config: DictConfig) -> SweepOptions:
+    """The node ``sweep`` of a composed config."""
+    node: dict[str, Any] = OmegaConf.to_container(config.sweep, resolve=True)  # type: ignore[assignment]
+    return SweepOptions(**{key: value for key, value in node.items() if key != "_target_"})
+
+
+def finish(folder: Path, outcomes: Sequence[Outcome]) -> None:
+    """Says how a sweep ended.
+
+    Args:
+        folder: of the sweep.
+        outcomes: of the jobs that were run.
+
+    Raises:
+        SystemExit: some failed (3).
+    """
+    failed = [outcome for outcome in outcomes if outcome.status == "failed"]
+    num_done = sum(outcome.status in ("completed", "pruned") for outcome in outcomes)
+    shown = os.path.relpath(folder)
+    log.info("sweep: %d of %d jobs completed. Who wins: segsweep-report %s", num_done, len(outcomes), shown)
+    if failed:
+        log.error("%d failed, listed in %s/failed.csv. To run only them again: %s", len(failed), shown, _command())
+        raise SystemExit(EXIT_SOME_FAILED)
+
+
+def train_job(job: Job, sweep: str | None, logging_config: Any, name: str, verbose: Any) -> None:
+    """Trains a job in its own process, which prints into the log file.
+
+    Args:
+        job: to train.
+        sweep: its name.
+        logging_config: Hydra's ``job_logging``, interpolations kept.
+        name: of the app, which a log file may be named after.
+        verbose: Hydra's flag.
+    """
+    hydra = {"runtime": {"output_dir": str(job.folder)}, "job": {"name": name}, "job_logging": logging_config}
+    configure_log(_without_console(OmegaConf.create({"hydra": hydra}).hydra.job_logging), verbose)
+    cfg = OmegaConf.create(job.config)
+    OmegaConf.set_struct(cfg, True)
+    run_job(cfg, job.folder, origin_of(job.choices, job.overrides, sweep))
+
+
+def _jobs(composed: Sequence[DictConfig], first: int) -> list[Job]:
+    """Jobs of a sweeper that is not ours, checked.
+
+    Raises:
+        ConfigError: their mistakes.
+    """
+    parts = [_parts(cfg) for cfg in composed]
+    verdicts = call(inspect_jobs, parts)
+    if lines := dict.fromkeys(line for verdict in verdicts for line in verdict.lines):
+        raise ConfigError("\n".join(lines))
+    return [
+        Job(
+            index=first + i,
+            folder=Path(cfg.hydra.sweep.dir) / cfg.hydra.sweep.subdir,
+            overrides=tuple(cfg.hydra.overrides.task),
+            config=part.config,
+            choices=part.choices,
+            fingerprint=verdict.fingerprint,
+            kind=verdict.kind,
+        )
+        for i, (cfg, part, verdict) in enumerate(zip(composed, parts, verdicts, strict=True))
+    ]
+
+
+def _parts(cfg: DictConfig) -> JobConfig:
+    own = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
+    choices = {k: v for k, v in cfg.hydra.runtime.choices.items() if v is not None}
+    return JobConfig(_plain(own), resolved(own), choices)
+
+
+def _plain(cfg: DictConfig) -> dict[str, Any]:
+    plain: dict[str, Any] = OmegaConf.to_container(cfg, resolve=False)  # type: ignore[assignment]
+    return plain
+
+
+def _job_return(cfg: DictConfig, outcome: Outcome) -> JobReturn:
+    job = outcome.job
+    done = JobReturn(overrides=list(job.overrides), working_dir=str(job.folder), task_name=cfg.hydra.job.name)
+    done.cfg, done.hydra_cfg = OmegaConf.create(job.config), OmegaConf.masked_copy(cfg, "hydra")
+    failed = outcome.status in ("failed", "interrupted")
+    done.status = JobStatus.FAILED if failed else JobStatus.COMPLETED
+    error = outcome.error or {}
+    done.return_value = (
+        JobFailedError(f"{job.name}: {error.get('class')}: {error.get('message')}") if failed else outcome.value
+    )
+    return done
+
+
+def _without_console(config: DictConfig) -> DictConfig:
+    """Logging without what goes to the terminal: the job's terminal is the log file already."""
+    console = [
+        key for key, handler in config.get("handlers", {}).items() if handler.get("class") == "logging.StreamHandler"
+    ]
+    if len(console) == len(config.get("handlers", {})):
+        return config  # there is no file: what is printed reaches it
+    for node in (config.get("root", {}), *config.get("loggers", {}).values()):
+        if "handlers" in node:
+            node.handlers = [name for name in node.handlers if name not in console]
+    for key in console:
+        del config.handlers[key]
+    return config
+
+
+def _command() -> str:
+    """What was typed."""
+    program = Path(sys.argv[0])
+    words = ["python", "-m", program.parent.name] if program.name == "__main__.py" else [program.name]
+    return shlex.join([*words, *sys.argv[1:]])

@@ -1,0 +1,17 @@
+"""Imported last by the server that jobs are forked from: what may be broken, a heap to share, and a silent end."""
+
+import atexit
+import contextlib
+import gc
+import os
+import sys
+
+if any("multiprocessing.forkserver" in argument for argument in sys.orig_argv):  # nowhere else
+    with contextlib.suppress(Exception):  # broken, it is the matter of the jobs that need it
+        import segmentation_models_pytorch as smp  # noqa: F401
+
+    gc.collect()
+    # A collection in a child would touch, and so copy, every page of the shared heap: 1.3 s instead of 0.2 s.
+    gc.freeze()
+    # Nothing is left to do when the sweep has ended; libraries would print what they leak.
+    atexit.register(os._exit, 0)

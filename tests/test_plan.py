@@ -1,0 +1,131 @@
+"""Plans of sweeps: composed and checked in this process, without a launcher."""
+
+import json
+
+import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from segsweep import CONF_DIR
+from segsweep.check import inspect_jobs, resolved
+from segsweep.command import as_axes
+from segsweep.composer import Composer
+from segsweep.config import fingerprint, semantic_part, settle
+from segsweep.hardware import pick_precision
+from segsweep.plan import make_plan
+from segsweep.run import ConfigError, lock
+
+
+@pytest.fixture
+def plan(tmp_path):
+    with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+        yield lambda *overrides, zipped=(): make_plan(tmp_path, overrides, zipped, Composer(), inspect_jobs)
+
+
+def names(plan):
+    return [job.name for job in plan.jobs]
+
+
+def record(job, **values):
+    job.folder.mkdir()
+    facts = {"fingerprint": job.fingerprint, "fingerprint_without_seed": job.kind, "config": {}, **values}
+    (job.folder / "record.json").write_text(json.dumps(facts))
+
+
+def test_jobs_are_what_the_command_line_would_compose(plan):
+    job = plan("model=unet,reseg", "seed=3", "optimizer.lr=0.01").jobs[1]
+    alone = compose("train", ["model=reseg", "seed=3", "optimizer.lr=0.01"])
+    assert job.config == OmegaConf.to_container(alone, resolve=False)
+    assert job.choices["model"] == "reseg"
+    assert job.fingerprint == fingerprint(settle(alone))
+    assert resolved(compose("train", list(job.overrides))) == resolved(alone)
+
+
+def test_folders_are_named_by_what_is_swept(plan):
+    made = plan("model=unet,reseg", "seed=0,1", "optimizer.lr=0.01")
+    assert names(made) == ["model=unet,seed=0", "model=unet,seed=1", "model=reseg,seed=0", "model=reseg,seed=1"]
+    assert names(plan("model=unet")) == ["0"]
+
+
+def test_a_folder_name_holds_no_separator_and_stays_short(plan):
+    widths = [list([8] * n) for n in (60, 61)]
+    values = ",".join(str(one).replace(" ", "") for one in widths)
+    made = plan(f"model.widths={values}", "data.num_train=10")
+    assert len(set(names(made))) == 2
+    assert all("/" not in name and len(name) < 180 for name in names(made))
+
+
+def test_a_key_that_only_some_models_have_is_left_out_of_the_others(plan):
+    made = plan("model=unet,reseg", "model.recurrence=on,off")
+    assert names(made) == ["model=unet", "model=reseg,model.recurrence=on", "model=reseg,model.recurrence=off"]
+    assert (made.dropped, made.num_equal) == ({"model.recurrence": 2}, 1)
+    assert "model.recurrence=on" not in made.jobs[0].overrides
+
+
+def test_a_key_that_no_job_has_is_a_mistake(plan):
+    with pytest.raises(ConfigError, match=r"model.recurence: unknown key. Did you mean 'model.recurrence'"):
+        plan("model=unet,reseg", "model.recurence=on,off")
+
+
+def test_all_mistakes_of_all_jobs_are_named_once(plan):
+    with pytest.raises(ConfigError) as caught:
+        plan("model=unet,unett", "optimizer.lr=-1,0.01", "seed=0,1", "data.batch_sice=4")
+    lines = str(caught.value).splitlines()
+    assert len(lines) == len(set(lines)) == 3
+    assert any("optimizer.lr=-1" in line for line in lines)
+    assert any("model=unett" in line for line in lines)
+    assert any("data.batch_size" in line for line in lines)
+
+
+def test_jobs_that_differ_in_nothing_that_is_read_are_a_mistake(plan):
+    with pytest.raises(ConfigError, match=r"data\.num_workers changes no result"):
+        plan("data.num_workers=0,1", "seed=0,1")
+    with pytest.raises(ConfigError, match="they compose to the same config"):
+        plan("trainer=cpu", f"trainer.precision=auto,{pick_precision('cpu')}")
+
+
+def test_states_follow_the_records(plan):
+    jobs = plan("seed=range(0,5)").jobs
+    for job, status in zip(jobs, ["completed", "failed", "interrupted", "running"], strict=False):
+        record(job, status=status, wall_s=10)
+    assert plan("seed=range(0,5)").states == ("done", "retry", "continue", "continue", "new")
+    with lock(jobs[3].folder):
+        made = plan("seed=range(0,5)")
+    assert made.states[3] == "running"
+    assert made.pending == list(made.jobs[1:])
+    assert made.seconds == 40  # four jobs like the finished one
+
+
+def test_a_longer_sweep_finds_the_runs_of_a_shorter_one(plan):
+    record(plan("model=unet,reseg").jobs[0], status="completed")
+    made = plan("model=unet,reseg", "seed=0,1")
+    assert made.states == ("done", "new", "new", "new")
+    assert names(made)[:2] == ["model=unet", "model=unet,seed=1"]
+
+
+def test_a_changed_config_under_the_same_name_is_refused(plan):
+    job = plan("seed=0,1", "optimizer.lr=0.01").jobs[0]
+    config = semantic_part(settle(OmegaConf.create(job.config)))
+    record(job, status="completed", config={**config, "optimizer": {**config["optimizer"], "lr": 0.02}})
+    record_file = job.folder / "record.json"
+    record_file.write_text(record_file.read_text().replace(job.fingerprint, "0" * 16))
+    with pytest.raises(ConfigError, match=r"config \(optimizer.lr: 0.02 -> 0.01\)"):
+        plan("seed=0,1", "optimizer.lr=0.01")
+
+
+@pytest.mark.parametrize(
+    ("typed", "axis"),
+    [
+        ("model.recurrence=off", "model.recurrence=choice(off)"),
+        ("data.size=[48,48]", "data.size=choice([48,48])"),
+        ("loss.terms={dice:1}", "loss.terms=choice({dice:1})"),
+        ("optimizer.lr=0.1,0.2", "optimizer.lr=0.1,0.2"),
+        ("model=unet", "model=unet"),
+        ("sweep.jobs=2", "sweep.jobs=2"),
+        ("hydra.sweep.dir=x", "hydra.sweep.dir=x"),
+        ("+model.extra=1", "+model.extra=1"),
+    ],
+)
+def test_single_values_reach_the_jobs_as_axes_of_one_value(typed, axis):
+    assert as_axes(["-m", typed]) == ["-m", axis]
+    assert as_axes([typed]) == [typed]
