@@ -101,8 +101,9 @@ def composer() -> Callable[..., DictConfig]:
 
 
 @pytest.fixture
-def start(composer, tmp_path):
+def start(composer, tmp_path, monkeypatch):
     """``start("folder", *overrides)`` trains there and returns the folder."""
+    monkeypatch.setattr("segsweep.cost._INFERENCE_S", 0.02)  # nobody looks at the speed
 
     def run(name, *overrides):
         folder = tmp_path / name

@@ -115,15 +115,18 @@ def test_two_processes_train_everything(start, keys):
 
 
 @pytest.mark.slow
-def test_a_run_that_a_dead_rank_ended_continues_to_the_same_end(start, monkeypatch, tmp_path):
+@pytest.mark.parametrize("every_steps", ["null", "2"])
+def test_a_run_that_a_dead_rank_ended_continues_to_the_same_end(start, monkeypatch, tmp_path, every_steps):
     keys = [*EQUAL, "model._target_=tests.test_ranks.Fragile", "trainer.max_epochs=3", "augment=light", *TWO]
+    keys.append(f"trainer.checkpoint_every_steps={every_steps}")
     straight = start("straight", *keys)
-    monkeypatch.setenv("TEST_RANK_1_DIES_AT", "8")  # of 9 steps
+    monkeypatch.setenv("TEST_RANK_1_DIES_AT", "9")  # of 9 steps
     with pytest.raises(ranks.RankError, match=r"the process was killed by SIGKILL \(rank 1, log.rank1.txt\)"):
         start("stopped", *keys)
     folder = tmp_path / "stopped"
     record = read_record(folder)
     assert (record["status"], record["error"]["class"]) == ("failed", "killed")
+    assert (folder / "checkpoints" / "last-2-8.ckpt").exists() == (every_steps == "2")
     monkeypatch.delenv("TEST_RANK_1_DIES_AT")
     start("stopped", *keys)
     assert read_record(folder)["status"] == "completed"
@@ -402,6 +405,7 @@ def test_the_page_names_the_losses_that_can_be_divided(composer, option):
             ["data.batch_size=16", "trainer.devices=3; use e.g. data.batch_size=15"],
         ),
         (["trainer=ddp", "trainer.sync_batchnorm=true"], ["trainer.sync_batchnorm=true needs a GPU"]),
+        (["trainer=ddp", "trainer.on_oom=halve"], ["trainer.on_oom=halve: one process cannot"]),
         (["trainer=fsdp", "trainer.accelerator=cpu"], ["trainer.strategy=fsdp needs a GPU", "Use trainer=ddp"]),
     ],
 )

@@ -2,11 +2,15 @@ import json
 import multiprocessing
 import os
 import signal
+import sys
 import time
+from datetime import datetime, timedelta
 
 import pytest
 
+from segsweep.endings import ExitError
 from segsweep.run import ConfigError, flatten, new_folder, open_run, read_record, redact
+from segsweep.signals import Interrupted
 
 FACTS = {"fingerprint": "f1", "config": {"model": {"width": 8}, "seed": 0}, "sweep": None}
 
@@ -46,7 +50,8 @@ def test_a_run_goes_from_running_to_completed(tmp_path):
         (ValueError("bad"), "failed", "ValueError"),
         (ConfigError("bad"), "failed", "config"),
         (KeyboardInterrupt(), "interrupted", "KeyboardInterrupt"),
-        (SystemExit(143), "interrupted", "SystemExit"),
+        (Interrupted(signal.SIGTERM), "interrupted", "SIGTERM"),
+        (Interrupted(signal.SIGINT), "interrupted", "SIGINT"),
     ],
 )
 def test_how_a_run_ended_is_recorded_and_raised_again(tmp_path, error, status, kind):
@@ -55,6 +60,31 @@ def test_how_a_run_ended_is_recorded_and_raised_again(tmp_path, error, status, k
     record = read_record(tmp_path)
     assert record["status"] == status
     assert record["error"]["class"] == kind
+
+
+@pytest.mark.parametrize("code", [0, 3, 143, None, "text"])
+def test_an_exit_of_code_inside_a_run_is_a_failure(tmp_path, code):
+    with pytest.raises(ExitError, match=f"sys.exit\\({code!r}\\)"), open_run(tmp_path, FACTS):
+        sys.exit(code)
+    record = read_record(tmp_path)
+    assert (record["status"], record["error"]["class"]) == ("failed", "exit")
+
+
+def test_the_time_of_a_killed_session_counts(tmp_path):
+    with open_run(tmp_path, FACTS):
+        pass
+    record = read_record(tmp_path)
+    started = datetime.fromisoformat(record["started"])
+    killed = {**record, "status": "running", "wall_s": 5.0, "started": (started - timedelta(hours=1)).isoformat()}
+    (tmp_path / "record.json").write_text(json.dumps(killed))
+    os.utime(tmp_path / "record.json", (started.timestamp() - 3600,) * 2)
+    (tmp_path / "metrics.jsonl").touch()
+    os.utime(tmp_path / "metrics.jsonl", (started.timestamp() - 3500,) * 2)
+    (tmp_path / ".record.json-x.unfinished").touch()
+    with open_run(tmp_path, FACTS):
+        assert read_record(tmp_path)["wall_s"] == 105  # nobody knows how long the next one lives
+    assert read_record(tmp_path)["wall_s"] == pytest.approx(105, abs=1)
+    assert sorted(file.name for file in tmp_path.iterdir()) == [".lock", "metrics.jsonl", "record.json"]
 
 
 def test_a_completed_run_is_left_alone(tmp_path):

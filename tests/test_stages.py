@@ -131,7 +131,7 @@ def test_a_scratch_run_has_as_many_steps(start):
 
 def test_the_best_epoch_is_one_of_the_last_stage(tmp_path):
     def epoch(number, stage, value):
-        task = SimpleNamespace(stage_index=stage, model=torch.nn.Linear(1, 1))
+        task = SimpleNamespace(stage_index=stage, is_validated=True, model=torch.nn.Linear(1, 1))
         trainer = SimpleNamespace(current_epoch=number, callback_metrics={"val/miou": torch.tensor(value)})
         best.on_train_epoch_end(trainer, task)
         return best.epoch

@@ -10,6 +10,7 @@ import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Checkpoint, EarlyStopping, RichProgressBar
 from pytorch_lightning.loggers import TensorBoardLogger
 
+from segsweep import signals
 from segsweep.files import write_atomic
 from segsweep.metrics import best_is
 
@@ -23,6 +24,11 @@ class RunLogger(TensorBoardLogger):
     def __init__(self, folder: Path, purge_step: int | None) -> None:
         # purge_step: a continued run hides what an interrupted one logged from there on, so curves do not double.
         super().__init__(folder, name="", version="", default_hp_metric=False, purge_step=purge_step)
+
+    def log_metrics(self, metrics: Any, step: int | None = None) -> None:
+        """Writes an epoch's points at once: a killed run has those of all epochs that it has checkpoints of."""
+        super().log_metrics(metrics, step)
+        self.experiment.flush()
 
     def save(self) -> None:
         """Flushes the events; Lightning would also write an hparams.yaml that repeats the record."""
@@ -46,6 +52,14 @@ class History(Checkpoint):
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Notes that this epoch has validation metrics of its own; Lightning keeps those of earlier epochs."""
         self.is_validated = True
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a run that is continued within an epoch needs to know."""
+        return {"is_validated": self.is_validated}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Takes it up."""
+        self.is_validated = state_dict["is_validated"]
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Drops what an interrupted run wrote after the checkpoint that is being continued."""
@@ -73,13 +87,68 @@ class History(Checkpoint):
         return [json.loads(line) for line in self.file.read_text().splitlines(keepends=True) if line.endswith("\n")]
 
 
+class SignalStop(Checkpoint):
+    """Ends a run at SIGTERM or SIGINT: after the running optimisation step, in a validation or test after its batch.
+
+    A ``Checkpoint`` in Lightning's sense, and the last of them, so that what is to be saved at a step is saved.
+    """
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Lightning has put its own handler before ours."""
+        signals.install()
+
+    on_test_start = on_train_start
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Stops, unless gradients wait for other batches of their step; from here on a signal has to wait."""
+        if batch_idx % trainer.accumulate_grad_batches == 0:
+            signals.check()
+        signals.set_in_step(True)
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """The step is over."""
+        signals.set_in_step(False)
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """The step has failed."""
+        signals.set_in_step(False)
+
+    def on_validation_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
+        """Stops, if the signal came in the last step of training."""
+        signals.check()
+
+    def on_test_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
+        """Stops, if what the signal raised was swallowed."""
+        signals.check()
+
+
 class LastStageStopping(EarlyStopping):
     """Early stopping that looks at the epochs of the regime's last stage alone."""
 
+    is_over = False  # whether it has ended the training: a continued run must not go on
+
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Checks the metric, if the last stage has begun."""
-        if pl_module.is_last_stage:
+        """Checks the metric, if the last stage has begun and the epoch has the metric."""
+        if pl_module.is_last_stage and (pl_module.is_validated or not self.monitor.startswith("val/")):
             super().on_train_epoch_end(trainer, pl_module)
+            self.is_over = trainer.should_stop
+
+    def state_dict(self) -> dict[str, Any]:
+        """Lightning's, and whether training is over."""
+        return {**super().state_dict(), "is_over": self.is_over}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Takes it up."""
+        super().load_state_dict(state_dict)
+        self.is_over = state_dict.get("is_over", False)
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Has Lightning train no further epoch, if training is over."""
+        trainer.should_stop = trainer.should_stop or self.is_over
 
 
 def early_stopping(monitor: str, patience: int | None, threshold: float | None) -> list[EarlyStopping]:

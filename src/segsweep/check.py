@@ -43,6 +43,7 @@ _TRAINER_ALLOWED: dict[str, tuple[Any, ...]] = {
     "num_nodes": (1,),
     "strategy": ("auto", "ddp", "fsdp"),
     "precision": ("32-true", "bf16-mixed", "16-mixed"),
+    "on_oom": ("fail", "halve"),
     "enable_checkpointing": (True,),  # a run without checkpoints could be neither scored nor continued
     "barebones": (False,),
 }
@@ -265,6 +266,9 @@ def _try_trainer(plain: dict[str, Any], defaults: Defaults) -> list[str]:
         lines.append(
             f"trainer.max_epochs={node.get('max_epochs')}: give 1 or more; trainer.max_steps may end it earlier"
         )
+    every = node.get("checkpoint_every_steps")
+    if every is not None and (not isinstance(every, int) or isinstance(every, bool) or every < 1):
+        lines.append(f"trainer.checkpoint_every_steps={shown(every)}: give 1 or more optimisation steps, or null")
     if node.get("accelerator") == "gpu" and not torch.cuda.is_available():
         lines.append(
             "trainer.accelerator=gpu: torch sees no GPU here. Use trainer=cpu, or trainer=auto for what there is"

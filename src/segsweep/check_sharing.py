@@ -31,6 +31,11 @@ def sharing_mistakes(plain: dict[str, Any]) -> Iterator[str]:
         yield f"trainer.devices={devices}: torch sees {there} GPU{'s' * (there > 1)} here; use at most so many"
     if node.get("sync_batchnorm") and not on_gpu:
         yield "trainer.sync_batchnorm=true needs a GPU: torch has no such layer for the CPU. Leave it false here"
+    if strategy in ("ddp", "fsdp") and node.get("on_oom") == "halve":
+        yield (
+            "trainer.on_oom=halve: one process cannot halve its part of a batch without the others. Set "
+            "trainer.on_oom=fail and lower data.batch_size, or share it between more processes"
+        )
     if strategy != "fsdp":
         return
     if not on_gpu:

@@ -26,6 +26,7 @@ from segsweep.hints import did_you_mean
 from segsweep.run import ConfigError, new_folder
 
 VERSION_BASE = "1.3"
+_EXTRAS = {"ray": "ray", "submitit_slurm": "slurm", "submitit_local": "slurm"}  # launchers of other packages
 _is_short = False  # whether run_app turns errors into lines
 
 
@@ -94,10 +95,17 @@ class Preflight(Callback):
         overrides = config.hydra.overrides
         params = [f"{key}={value}" for key, value in (config.hydra.sweeper.get("params") or {}).items()]
         read = [text for text in (*params, *overrides.task) if not is_silent(text.partition("=")[0].lstrip("+~"))]
+        read += [text for text in overrides.hydra if _chooses_jobs(text)]
         digest = hashlib.sha256("\n".join(sorted(read)).encode()).hexdigest()
         with read_write(config):
             config.name = f"s{digest[:8]}"  # the letter keeps YAML from reading 12345e67 as a number
             overrides.task.append(f"name={config.name}")
+
+
+def _chooses_jobs(override: str) -> bool:
+    """Whether an override of Hydra's own node makes another sweep of one; more trials continue a search."""
+    key = override.partition("=")[0].lstrip("+~")
+    return key.startswith(("hydra/sweeper", "hydra.sweeper.")) and key != "hydra.sweeper.n_trials"
 
 
 @contextlib.contextmanager
@@ -175,7 +183,7 @@ def _all_mistakes(arguments: list[str]) -> list[str]:
     accepted: list[str] = []
     with initialize_config_dir(str(CONF_DIR), version_base=VERSION_BASE):
         for argument in arguments:
-            if argument.startswith("-") or argument.startswith("hydra"):
+            if argument.startswith("-") or argument.startswith("hydra."):
                 continue
             try:
                 values = _single_values(argument)
@@ -216,10 +224,13 @@ def explain(argument: str, error: Exception, accepted: list[str]) -> str:
             keys = "write {60 16 152:road}; keys with other characters than letters, digits and spaces go into a file"
             return f"{argument}: no override. On the command line keys in braces have no quotes: {keys}"
         return f"{argument}: no override ({detail}). Write key=value, and quote values with special characters"
-    if isinstance(error, MissingConfigException) and error.options is not None:
+    if isinstance(error, MissingConfigException):
         option = (error.missing_cfg_file or argument).rpartition("/")[2]
-        group = argument.partition("=")[0].lstrip("+")
-        return f"{group}={option}: there is no such option. {did_you_mean(option, error.options)}"
+        if option in _EXTRAS:
+            return f'{argument}: needs a package that is not installed here: pip install "segsweep[{_EXTRAS[option]}]"'
+        if error.options is not None:
+            group = argument.partition("=")[0].lstrip("+")
+            return f"{group}={option}: there is no such option. {did_you_mean(option, error.options)}"
     key = argument.partition("=")[0].lstrip("+~")
     parent, _, leaf = key.rpartition(".")
     node = OmegaConf.select(compose("train", accepted), parent) if parent else dict.fromkeys([*TOP_LEVEL, "experiment"])

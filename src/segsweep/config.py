@@ -24,13 +24,14 @@ if TYPE_CHECKING:
     from segsweep.callbacks import History, RunLogger
     from segsweep.checkpoints import BestWeights
     from segsweep.data.datamodule import DataModule
+    from segsweep.pruning import Pruning
     from segsweep.task import Task
 
 GROUPS = ("model", "loss", "data", "augment", "optimizer", "scheduler", "regime", "trainer")
 TOP_LEVEL = (*GROUPS, "seed", "name", "monitor", "sweep")
 
 # Keys of a node that are facts for people and other nodes, not arguments of its target.
-FACTS = {"model": {"family"}, "trainer": {"early_stopping"}, "regime": {"monitor"}}
+FACTS = {"model": {"family"}, "trainer": {"early_stopping", "checkpoint_every_steps", "on_oom"}, "regime": {"monitor"}}
 
 # Keys that change no result. Everything else, defaults included, is part of a run's identity.
 NON_SEMANTIC = (
@@ -45,6 +46,8 @@ NON_SEMANTIC = (
     "data.obtain",
     "data.storage",
     "data.num_workers",
+    "trainer.checkpoint_every_steps",
+    "trainer.on_oom",
     "trainer.enable_progress_bar",
     "trainer.enable_model_summary",
     "trainer.log_every_n_steps",
@@ -127,6 +130,12 @@ class Parts:
     logger: RunLogger
     best: BestWeights
     history: History
+    pruning: list[Pruning]
+
+    @property
+    def is_pruned(self) -> bool:
+        """Whether the search that the run is a trial of has given it up."""
+        return any(callback.is_pruned for callback in self.pruning)
 
 
 def build_model(plain: dict[str, Any]) -> nn.Module:
@@ -167,7 +176,7 @@ def build_data(plain: dict[str, Any]) -> DataModule:
     return data
 
 
-def build(plain: dict[str, Any], model: nn.Module, folder: Path, resume_step: int | None) -> Parts:
+def build(plain: dict[str, Any], model: nn.Module, folder: Path, resume_step: int | None, pieces: int = 1) -> Parts:
     """Builds everything around the model.
 
     Args:
@@ -175,14 +184,16 @@ def build(plain: dict[str, Any], model: nn.Module, folder: Path, resume_step: in
         model: the segmenter.
         folder: of the run.
         resume_step: optimisation step of the checkpoint that is being continued, None for a new run.
+        pieces: into how many pieces a batch is divided.
     """
     from pytorch_lightning.utilities import rank_zero_only
 
-    from segsweep import callbacks, checkpoints, panels, strategies
+    from segsweep import callbacks, checkpoints, panels, pruning, strategies
     from segsweep.label_panels import LabelPanel
     from segsweep.task import Task
 
     data = build_data(plain)
+    data.pieces = pieces
     task = Task(
         model,
         make(plain["loss"]),
@@ -200,17 +211,22 @@ def build(plain: dict[str, Any], model: nn.Module, folder: Path, resume_step: in
     # One rank draws; none can while each has a part of the weights.
     draws = rank_zero_only.rank == 0 and plain["trainer"]["strategy"] != "fsdp"  # type: ignore[attr-defined]
     pictures = [*panels.all_panels(), LabelPanel()] if draws else []
-    last = checkpoints.last_checkpoints(folder / "checkpoints")
+    last = checkpoints.LastCheckpoints(folder / "checkpoints", plain["trainer"].get("checkpoint_every_steps"), best)
+    pruners = pruning.pruning(folder, plain["sweep"]["trial"])
     logger = callbacks.RunLogger(folder, resume_step)
-    node = {**arguments(plain, "trainer"), "enable_progress_bar": bool(bar)}
-    trainer: pl.Trainer = make_partial({key: value for key, value in node.items() if key != "strategy"})(
-        strategy=strategies.strategy(node["strategy"]),
+    changed = {
+        "enable_progress_bar": bool(bar),
+        "accumulate_grad_batches": plain["trainer"].get("accumulate_grad_batches", 1) * pieces,
+        "strategy": None,
+    }
+    trainer: pl.Trainer = make_partial({**arguments(plain, "trainer"), **changed})(
+        strategy=strategies.strategy(plain["trainer"]["strategy"]),
         default_root_dir=folder,
         logger=logger,
-        callbacks=[*pictures, *bar, *stopping, history, best, last],
+        callbacks=[*pictures, *bar, *stopping, history, best, last, *pruners, callbacks.SignalStop()],
         plugins=[checkpoints.HashedCheckpointIO()],
     )
-    return Parts(data, task, trainer, logger, best, history)
+    return Parts(data, task, trainer, logger, best, history, pruners)
 
 
 def build_whole(parts: Parts, plain: dict[str, Any], folder: Path) -> Parts:

@@ -66,7 +66,7 @@ def draft(axes: Sequence[Axis], rows: Sequence[Mapping[str, str]], composer: Com
         except _ERRORS:
             lines |= dict.fromkeys(_wrong_groups(groups, composer))
             continue
-        kept = {key: text for key, text in row.items() if is_group[key] or _fits(parsed[text], bases[groups])}
+        kept = {key: text for key, text in row.items() if is_group[key] or fits(parsed[text], bases[groups])}
         used |= set(kept)
         for key in row.keys() - kept.keys():
             drafts.dropped[key] = drafts.dropped.get(key, 0) + 1
@@ -88,7 +88,8 @@ def draft(axes: Sequence[Axis], rows: Sequence[Mapping[str, str]], composer: Com
     return drafts
 
 
-def _fits(override: Override, config: DictConfig) -> bool:
+def fits(override: Override, config: DictConfig) -> bool:
+    """Whether a config has the key of an override, or the override adds it."""
     return override.is_add() or override.is_force_add() or has_key(config, override.key_or_group)
 
 

@@ -6,11 +6,20 @@ import os
 import tempfile
 from pathlib import Path
 
+from segsweep.signals import shielded
 
-def write_atomic(path: Path, data: bytes) -> None:
-    """Writes a file that is whole or not there, whatever happens meanwhile."""
+_UNFINISHED = ".unfinished"  # ends the name of a file that is being written
+
+
+def write_atomic(path: Path, data: bytes | memoryview) -> None:
+    """Writes a file that is whole or not there, whatever happens meanwhile; SIGTERM and SIGINT wait for it."""
+    with shielded():
+        _write(path, data)
+
+
+def _write(path: Path, data: bytes | memoryview) -> None:
     # In the same folder: a rename across file systems would be a copy.
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
+    handle, temporary = tempfile.mkstemp(_UNFINISHED, f".{path.name}-", path.parent)
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(data)
@@ -24,12 +33,19 @@ def write_atomic(path: Path, data: bytes) -> None:
         raise
 
 
-def write_hashed(path: Path, data: bytes) -> None:
+def remove_unfinished(folder: Path) -> None:
+    """Removes what a killed process was writing in a folder and those below it; nobody else may be writing there."""
+    for path in folder.rglob(f".*{_UNFINISHED}"):
+        path.unlink(missing_ok=True)
+
+
+def write_hashed(path: Path, data: bytes | memoryview) -> None:
     """Writes a file atomically with its SHA-256 beside it, in ``<name>.sha256``."""
     digest = hashlib.sha256(data).hexdigest()
-    # The digest first: a kill in between leaves a pair that does not match, never a good file without a digest.
-    write_atomic(path.with_name(path.name + ".sha256"), digest.encode())
-    write_atomic(path, data)
+    with shielded():
+        # The digest first: a kill in between leaves a pair that does not match, never a good file without a digest.
+        write_atomic(path.with_name(path.name + ".sha256"), digest.encode())
+        write_atomic(path, data)
 
 
 def read_hashed(path: Path) -> bytes:

@@ -176,6 +176,11 @@ class Confusion(Metric):
         prediction = logits.max(dim=1).indices  # on a CPU argmax takes five times as long
         self.matrix += confusion_per_image(prediction, mask, self.num_classes, self.ignore_index).sum(dim=0)
 
+    def take_up(self, matrix: Tensor) -> None:
+        """Goes on from what was counted before a run was interrupted: (K, K) int64."""
+        self.matrix += matrix.to(self.matrix.device)
+        self._update_count += 1
+
     def compute(self) -> Counts:
         """One pooled matrix; the host waits for the device."""
         return Counts(self.matrix[None].cpu().numpy())

@@ -12,7 +12,7 @@ from segsweep.check import JobConfig, Verdict
 from segsweep.composer import Composer
 from segsweep.config import is_silent
 from segsweep.drafts import Draft, draft
-from segsweep.run import ConfigError, is_running, read_record, refuse_other_config
+from segsweep.run import FINISHED, ConfigError, is_running, read_record, refuse_other_config
 from segsweep.sweep import Job
 
 State = Literal["done", "continue", "retry", "running", "new"]
@@ -132,7 +132,7 @@ def _state(job: Job, verdict: Verdict, records: Mapping[Path, dict[str, Any]]) -
     if record is None:
         return "running" if is_running(job.folder) else "new"
     refuse_other_config(job.folder, record, {"fingerprint": job.fingerprint, "config": verdict.config})
-    if record["status"] == "completed":
+    if record["status"] in FINISHED:
         return "done"
     if is_running(job.folder):
         return "running"

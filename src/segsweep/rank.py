@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from segsweep.allocator import keep_memory_between_steps
-from segsweep.run import Run, classify
+from segsweep.endings import classify, exits_fail
+from segsweep.run import Run
 
 Work = Callable[[Run, dict[str, Any]], None]
 Send = Callable[[str, Any], None]
@@ -104,8 +105,10 @@ def live(work: Work, plain: dict[str, Any], place: Place, connection: Connection
             connection.send((kind, content))
 
     _settle_in(place, send)
+    run = RankRun(place, send)
     try:
-        work(RankRun(place, send), plain)
+        with exits_fail():
+            work(run, plain)
     except BaseException as error:
         failure = Failure(time.monotonic(), classify(error), str(error) or repr(error))
         if place.rank:
@@ -114,7 +117,7 @@ def live(work: Work, plain: dict[str, Any], place: Place, connection: Connection
             log.debug("the traceback:", exc_info=True)  # the app says in one line what is wrong
         send("failed", failure)
         connection.recv()  # until it is ended: the others must not fail of a connection that is closed
-    send("done", None)
+    send("done", run.ends_as)
     connection.recv()  # until all are done: those that still hold connections would miss a rank that leaves early
     _leave()
 

@@ -120,6 +120,7 @@ def _mind(ranks: list[_Rank], run: Run) -> None:
                 _handle(content)
             elif kind == "done":
                 done.add(rank.number)
+                run.ends_as = content
             else:
                 failures[rank.number] = content
         if len(failures) + len(done) == len(ranks):

@@ -16,9 +16,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from segsweep.files import write_atomic
+from segsweep.endings import classify, exits_fail, is_interruption, killed_s
+from segsweep.files import remove_unfinished, write_atomic
 
 SCHEMA = 1
+FINISHED = ("completed", "pruned")  # states after which there is nothing left to do
 _PACKAGES = ("segsweep", "torch", "pytorch-lightning", "hydra-core", "torchmetrics", "numpy")
 _SECRET = re.compile(r"token|secret|password|passwd|api_?key|credential", re.IGNORECASE)
 
@@ -36,17 +38,19 @@ class Run:
         folder: of the run.
         record: what ``record.json`` holds; ``save`` writes it.
         before: what it held when this session began.
+        ends_as: its status if nothing goes wrong: ``completed``, or ``pruned`` if a search has given it up.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.record: dict[str, Any] = {}
         self.before: dict[str, Any] = {}
+        self.ends_as = "completed"
 
     @property
     def is_completed(self) -> bool:
-        """The record says so."""
-        return self.record.get("status") == "completed"
+        """The record says so, or that the run was pruned: nothing is left to do."""
+        return self.record.get("status") in FINISHED
 
     def save(self, **changes: Any) -> None:
         """Updates the record and replaces its file; not-a-number becomes null."""
@@ -69,7 +73,8 @@ def open_run(folder: Path, facts: Mapping[str, Any]) -> Iterator[Run]:
     """Opens a run to train it: takes its lock, compares identities, and writes how it ended.
 
     Inside, ``run.is_completed`` says that there is nothing to do. An exception is recorded with its class and raised
-    again: ``failed`` for a mistake or a defect, ``interrupted`` for Ctrl-C and SIGTERM.
+    again: ``failed`` for a mistake or a defect, ``interrupted`` for Ctrl-C and SIGTERM. A run that was killed is still
+    ``running`` by its record, but nobody holds its lock: it is continued like an interrupted one.
 
     Args:
         folder: of the run; it exists.
@@ -77,6 +82,7 @@ def open_run(folder: Path, facts: Mapping[str, Any]) -> Iterator[Run]:
 
     Raises:
         ConfigError: another process runs it, or it was started with another config.
+        ExitError: code inside has called ``sys.exit``.
     """
     with lock(folder):
         run = Run(folder)
@@ -84,23 +90,27 @@ def open_run(folder: Path, facts: Mapping[str, Any]) -> Iterator[Run]:
         if before is not None:
             refuse_other_config(folder, before, facts)
             run.before = before
-            if before.get("status") == "completed":
+            if before.get("status") in FINISHED:
                 run.record = before
                 yield run
                 return
         started = time.time()
-        earlier_s = run.before.get("wall_s", 0.0)  # of sessions that this one continues
-        kept = {"data": run.before["data"]} if "data" in run.before else {}  # what the run has been trained on
-        run.save(schema=SCHEMA, status="running", error=None, started=_now(), finished=None, **kept, **facts)
+        earlier_s = run.before.get("wall_s", 0.0) + killed_s(folder, run.before)  # of sessions that this one continues
+        remove_unfinished(folder)
+        # What the run has been trained on, and how.
+        kept = {key: run.before[key] for key in ("data", "effective_batch") if key in run.before}
+        session = {"status": "running", "error": None, "started": _now(), "finished": None, "wall_s": earlier_s}
+        run.save(schema=SCHEMA, **session, **kept, **facts)
         _append_to_ledger(run)
         try:
-            yield run
+            with exits_fail():
+                yield run
         except BaseException as error:
-            status = "failed" if isinstance(error, Exception) else "interrupted"
+            status = "interrupted" if is_interruption(error) else "failed"
             run.save(status=status, error={"class": classify(error), "message": str(error) or repr(error)})
             raise
         else:
-            run.save(status="completed")
+            run.save(status=run.ends_as)
         finally:
             run.save(finished=_now(), wall_s=round(earlier_s + time.time() - started, 3))
             _append_to_ledger(run)
@@ -145,18 +155,12 @@ def close_run(
             run.record = read_record(folder) or {"schema": SCHEMA, "started": None, **identity}
             if run.is_completed or run.record.get("fingerprint") != identity["fingerprint"]:
                 return False
-            run.save(**{**facts, **run.record, "status": status, "error": dict(error), "finished": _now()})
+            worked = {"wall_s": run.record.get("wall_s", 0.0) + killed_s(folder, run.record)}
+            run.save(**{**facts, **run.record, **worked, "status": status, "error": dict(error), "finished": _now()})
             _append_to_ledger(run)
             return True
     except ValueError:  # somebody else has the lock, or the file is no record
         return False
-
-
-def classify(error: BaseException) -> str:
-    """The class of an error in a record: its own ``kind``, ``oom``, or the name of its type."""
-    if isinstance(error, MemoryError) or "out of memory" in str(error).lower():
-        return "oom"
-    return str(getattr(error, "kind", type(error).__name__))
 
 
 def redact(config: Any, key: str = "") -> Any:

@@ -5,6 +5,7 @@ Whoever writes a model or a loss writes its checks by writing its signature: nam
 
 import inspect
 import json
+import types
 from collections.abc import Callable, Iterator, Mapping, Set
 from typing import Any, get_args, get_origin, get_type_hints
 
@@ -143,10 +144,22 @@ def _wanted(error: Any) -> str:
 
 def _hints(function: Callable[..., Any]) -> dict[str, Any]:
     annotated = getattr(function, "__init__") if isinstance(function, type) else function  # noqa: B009
+    plain = inspect.unwrap(annotated)
     try:
-        return get_type_hints(inspect.unwrap(annotated), include_extras=True)
-    except (NameError, TypeError):
+        return get_type_hints(plain, include_extras=True)
+    except TypeError:
         return {}
+    except NameError:  # some are imported for type checkers alone
+        return {name: hint for name in plain.__annotations__ for hint in _hint(plain, name)}
+
+
+def _hint(function: Callable[..., Any], name: str) -> list[Any]:
+    """One annotation, if it can be understood."""
+    lonely = types.SimpleNamespace(__annotations__={name: function.__annotations__[name]})
+    try:
+        return [get_type_hints(lonely, function.__globals__, include_extras=True)[name]]
+    except (NameError, TypeError):
+        return []
 
 
 def _locate(target: str) -> Callable[..., Any]:

@@ -161,7 +161,8 @@ class StagedTraining(pl.LightningModule):
         if self.stage.encoder == "thawed":
             first, end = self._data.stage_bounds()[self.stage_index]
             done = self.current_epoch * self.trainer.num_training_batches + batch_idx - first
-            self.encoder_switch.thaw(2 * (done + 1) / (end - first))
+            pieces = self._data.pieces
+            self.encoder_switch.thaw(2 * (done // pieces + 1) / ((end - first) // pieces))
 
     def _renew_optimizer(self) -> None:
         """A stage starts with an optimizer that remembers nothing, at the start of its own schedule."""

@@ -8,8 +8,6 @@ from lightning_fabric.plugins.environments import LightningEnvironment  # type: 
 from pytorch_lightning.strategies import DDPStrategy, FSDPStrategy, Strategy
 from pytorch_lightning.utilities.types import STEP_OUTPUT
 
-SHARED = ("ddp", "fsdp")  # values of trainer.strategy under which a run consists of ranks
-
 
 class SharedSteps(DDPStrategy):
     """Distributed data parallel: each rank computes the gradients of its part of the batch, all step by their mean.

@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable, Iterable
-from math import isfinite
 from typing import Any
 
 import torch
@@ -11,6 +10,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
+from segsweep.checkpoints import batches_within_epoch, count_in_pieces
+from segsweep.guard import UpdateGuard
 from segsweep.losses import count_batch
 from segsweep.metrics import Confusion, Counts, ImageCounts, summarise
 from segsweep.models.blocks import resize_to
@@ -21,12 +22,6 @@ from segsweep.sharing import gather, rank, world_size
 from segsweep.staged import StagedTraining
 from segsweep.tiling import segment_by_tiles
 from segsweep.types import Batch, DataSpec, SegmenterOutput
-
-
-class NotFiniteError(ArithmeticError):
-    """The loss is NaN or infinite. ``kind`` is the error class in the record."""
-
-    kind = "nan"
 
 
 class Task(StagedTraining):
@@ -41,6 +36,7 @@ class Task(StagedTraining):
     Attributes:
         test_stage: prefix of the metrics of the next ``trainer.test``.
         train_images_per_s: one value per epoch, validation excluded.
+        is_validated: whether the running epoch has been; Lightning keeps the metrics of earlier ones.
     """
 
     def __init__(
@@ -61,22 +57,95 @@ class Task(StagedTraining):
         self.test_stage = "test"
         self.train_images_per_s: list[float] = []
         self.readout = regime.readout
+        self.guard = UpdateGuard(self._name_of, looks_at_once=True)
         self._sums: dict[str, tuple[Tensor | float, int]] = {}  # of each term: values, and images that they are of
         self._images = 0
-        self._is_validated = False
+        self.is_validated = False
         self._epoch_start = self._epoch_end = 0.0
+        self._first_batch = 0  # of the epoch in which training begins
+        self._unfinished: dict[str, Any] | None = None  # what that epoch has summed up before it
+        self._metrics_before: dict[str, Tensor] = {}  # of the epochs before it
 
     def forward(self, image: Tensor) -> SegmenterOutput:
         """Segments a batch of standardised images."""
         output: SegmenterOutput = self.model(image)
         return output
 
+    def on_train_start(self) -> None:
+        """Takes up what Lightning does not: the metrics of earlier epochs, and the place within an epoch."""
+        super().on_train_start()
+        self.guard = UpdateGuard(self._name_of, looks_at_once=self.device.type == "cpu")
+        self.trainer.callback_metrics.update(self._metrics_before)
+        loader: Any = self.trainer.train_dataloader
+        loader.start_at(self._first_batch)
+
+    def _name_of(self, position: int) -> str:
+        return str(self._data.store.splits["train"].items[position].name)
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Returns to the state within an epoch that a checkpoint was written in."""
+        if self._unfinished is not None:
+            self._take_up(self._unfinished)
+            self._unfinished = None
+        super().on_train_batch_start(batch, batch_idx)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Adds what an epoch has summed up so far, and the random state.
+
+        Raises:
+            NotFiniteError: an update was not finite; nothing is saved after it.
+        """
+        self.guard.read()
+        super().on_save_checkpoint(checkpoint)
+        metrics = self.trainer.callback_metrics
+        checkpoint["callback_metrics"] = {name: value.detach().cpu() for name, value in metrics.items()}
+        checkpoint["pieces"] = self._data.pieces
+        if batches_within_epoch(checkpoint):
+            checkpoint["unfinished"] = gather(self._progress())  # of each rank
+
+    def _progress(self) -> dict[str, Any]:
+        """What an epoch has summed up so far, and the random state: all on the CPU."""
+        return {
+            "sums": {name: (_on_cpu(total), images) for name, (total, images) in self._sums.items()},
+            "confusion": self.train_confusion.matrix.cpu() if self.train_confusion.update_called else None,
+            "images": self._images,
+            "logged_step": self.trainer.fit_loop.epoch_loop._batches_that_stepped,
+            "is_validated": self.is_validated,
+            "seconds": self._epoch_end - self._epoch_start,
+            "rng": torch.get_rng_state(),
+            "device_rng": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keeps what is taken up when training begins."""
+        super().on_load_checkpoint(checkpoint)
+        count_in_pieces(checkpoint, self._data.pieces)
+        self._metrics_before = checkpoint.get("callback_metrics", {})
+        self._first_batch = batches_within_epoch(checkpoint)
+        self._unfinished = checkpoint["unfinished"][rank()] if "unfinished" in checkpoint else None
+
+    def _take_up(self, unfinished: dict[str, Any]) -> None:
+        sums = unfinished["sums"].items()
+        self._sums = {
+            name: (total.to(self.device) if isinstance(total, Tensor) else total, images)
+            for name, (total, images) in sums
+        }
+        self._images, self.is_validated = unfinished["images"], unfinished["is_validated"]
+        if unfinished["confusion"] is not None:
+            self.train_confusion.take_up(unfinished["confusion"])
+        self._epoch_start = time.perf_counter() - unfinished["seconds"]
+        # Lightning counts once more where a validation was due and over.
+        self.trainer.fit_loop.epoch_loop._batches_that_stepped = unfinished["logged_step"]
+        torch.set_rng_state(unfinished["rng"])
+        if unfinished["device_rng"] is not None and self.device.type == "cuda":
+            torch.cuda.set_rng_state(unfinished["device_rng"], self.device)
+
     def on_train_epoch_start(self) -> None:
         """Restarts the random state from (seed, epoch), so that a continued run draws what it would have drawn."""
         others = (rank(),) if rank() else ()  # noise and dropout of ranks differ as those of the images of a batch do
         torch.manual_seed(mix(self.seed, "epoch", self.current_epoch, *others))
         self.train_confusion.reset()
-        self._is_validated = False
+        self.is_validated = False
         self._forget_terms("train")
         self._begin()
         self._epoch_start = time.perf_counter()
@@ -90,15 +159,21 @@ class Task(StagedTraining):
             model: Any = self.model
             output = model.decode(self._features[batch.index], batch.image)
             terms = self.loss(output, batch)
-        count_batch(self.loss)
-        self._refuse_nan(terms, batch)
+        if self._data.completes_batch(batch_idx):
+            count_batch(self.loss)
+        self.guard.see(terms, batch.index, self.current_epoch, self.global_step)
         self._add(terms, batch)
         self.images_seen += len(batch.image) * world_size()
         if output is not None:
             # Of a mixed batch an objective may segment the labelled images alone.
             self.train_confusion.update(output.logits.detach(), batch.mask[: len(output.logits)])
         total: Tensor = terms["total"]
-        return total
+        return total * self._data.weight(batch) if self._data.pieces > 1 else total
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """Keeps an update that is not finite from the weights."""
+        is_scaled = getattr(self.trainer.precision_plugin, "scaler", None) is not None
+        self.guard.before_update(optimizer, self.current_epoch, self.global_step, is_scaled)
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
         """Notes the time: an epoch of training ends with its last step, before validation."""
@@ -107,7 +182,12 @@ class Task(StagedTraining):
         self._epoch_end = time.perf_counter()
 
     def on_train_epoch_end(self) -> None:
-        """Logs the epoch's means."""
+        """Logs the epoch's means.
+
+        Raises:
+            NotFiniteError: one of the last updates was not finite.
+        """
+        self.guard.read()
         speed = sum(gather(self._images)) / max(self._epoch_end - self._epoch_start, 1e-9)
         self.train_images_per_s.append(speed)
         # A stage without logits has counted nothing.
@@ -117,10 +197,15 @@ class Task(StagedTraining):
         if len(self.regime.stages) > 1:
             values["stage"] = self.stage_index
         self._log(values)
-        self.step_plateau(self._is_validated)
+        self.step_plateau(self.is_validated)
 
     def on_validation_epoch_start(self) -> None:
-        """Starts counting."""
+        """Starts counting.
+
+        Raises:
+            NotFiniteError: one of the last updates was not finite.
+        """
+        self.guard.read()
         # Training sums must not be lost: validation runs inside the training epoch.
         self._training = (self._sums, self._images)
         self._forget_terms("val")
@@ -135,7 +220,7 @@ class Task(StagedTraining):
     def on_validation_epoch_end(self) -> None:
         """Logs the metrics of the split."""
         self._log(self._close("val", self.eval_counts.compute()))
-        self._is_validated = True
+        self.is_validated = True
         self._sums, self._images = self._training
 
     def on_test_epoch_start(self) -> None:
@@ -205,19 +290,6 @@ class Task(StagedTraining):
         self._add(self.objective.score(output, batch._replace(mask=mask), self.loss), batch)
         self.eval_counts.update(resize_to(logits.float(), batch.mask), batch.mask, batch.index)
 
-    def _refuse_nan(self, terms: dict[str, Tensor], batch: Batch) -> None:
-        """Raises before a loss that is not finite reaches the weights.
-
-        On an accelerator the look would make the host wait at every step, so there ``_close`` looks once an epoch,
-        before any checkpoint is written.
-        """
-        if self.device.type == "cpu" and not torch.isfinite(terms["total"]):
-            bad = {name: float(value.detach()) for name, value in terms.items()}
-            raise NotFiniteError(
-                f"the loss is {bad} at step {self.global_step}, epoch {self.current_epoch}, training images "
-                f"{batch.index.tolist()}. Lower optimizer.lr, or set trainer.gradient_clip_val=1"
-            )
-
     def _begin(self) -> None:
         self._sums, self._images = {}, 0
 
@@ -240,11 +312,6 @@ class Task(StagedTraining):
         for name, (total, images) in self._sums_of_all_ranks().items():
             key = f"{stage}/loss" if name == "total" else f"{stage}/loss/{name}"
             values[key] = total / images  # of the stages that have the term
-        if stage == "train" and not isfinite(values.get("train/loss", 0.0)):
-            raise NotFiniteError(
-                f"the loss of epoch {self.current_epoch} is not finite. Lower optimizer.lr, or set "
-                f"trainer.gradient_clip_val=1"
-            )
         scores = {} if counts is None else summarise(counts, self.spec.class_names)
         if stage == "train":
             scores.pop("miou_image", None)  # training keeps only the pooled matrix
@@ -260,3 +327,7 @@ class Task(StagedTraining):
 
     def _log(self, values: dict[str, float]) -> None:
         self.log_dict(values, on_step=False, on_epoch=True, batch_size=1)
+
+
+def _on_cpu(value: Tensor | float) -> Tensor | float:
+    return value.cpu() if isinstance(value, Tensor) else value

@@ -1,38 +1,34 @@
 """The Hydra app: one run, from the composed config to its record. The checks before it are in ``command.Preflight``."""
 
 import logging
-import os
-import signal
 import sys
-import time
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from segsweep import CONF_DIR, command
+from segsweep import CONF_DIR, command, signals
 from segsweep.allocator import keep_memory_between_steps
-from segsweep.config import Parts, build, build_model, build_whole, fingerprint, semantic_part, settle
-from segsweep.run import ConfigError, Run, git_state, open_run, redact, redact_overrides, versions
+from segsweep.config import Parts, build_model, build_whole, fingerprint, semantic_part, settle
+from segsweep.fitting import fit, shown
+from segsweep.run import Run, git_state, open_run, redact, redact_overrides, versions
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from segsweep.data.datamodule import DataModule
-    from segsweep.data.storage import Store
-
 log = logging.getLogger(__name__)
 
 # Nothing that a user could act on: Lightning 2.6 reads a torch class that is being renamed, remarks that debug runs are
-# shorter than its logging interval, that a continued run has checkpoints, and that values may differ between ranks.
+# shorter than its logging interval, believes that no loader but its own can begin within an epoch, and that what ranks
+# log may differ.
 _LIGHTNING_NOISE = (
-    ".*isinstance\\(treespec, LeafSpec\\).*|.*smaller than the logging interval.*|Checkpoint directory .* exists.*"
-    "|It is recommended to use .*sync_dist=True.*"
+    ".*isinstance\\(treespec, LeafSpec\\).*|.*smaller than the logging interval.*|"
+    ".*checkpoint that ended before the epoch ended.*|It is recommended to use .*sync_dist=True.*"
 )
 
 
@@ -91,18 +87,25 @@ def train(cfg: DictConfig, folder: Path, origin: dict[str, Any]) -> float | None
 
     Returns:
         ``monitor`` at the best epoch.
-    """
-    from segsweep import ranks, strategies
 
-    signal.signal(signal.SIGTERM, _terminate)
+    Raises:
+        Interrupted: by SIGTERM or SIGINT; the same call continues the run.
+    """
+    with signals.handled():
+        return _train(cfg, folder, origin)
+
+
+def _train(cfg: DictConfig, folder: Path, origin: dict[str, Any]) -> float | None:
     keep_memory_between_steps()
     plain = settle(cfg)
-    with open_run(folder, {**origin, **_identity(plain)}) as run:
+    with open_run(folder, {**origin, **_identity(plain), **_search(folder, plain)}) as run:
         if run.is_completed:
-            log.info("complete already: %s", _shown(folder))
+            log.info("complete already: %s", shown(folder))
             return run.record["metrics"].get(plain["monitor"])  # type: ignore[no-any-return]
         (folder / "config.yaml").write_text(_yaml(cfg))
-        if plain["trainer"]["strategy"] in strategies.SHARED:
+        if plain["trainer"]["strategy"] in ("ddp", "fsdp"):
+            from segsweep import ranks
+
             ranks.share(_work, run, plain, plain["trainer"]["devices"])
         else:
             _work(run, plain)
@@ -119,7 +122,10 @@ def _work(run: Run, plain: dict[str, Any]) -> None:
     cost.reset_peak_memory()
     model = build_model(plain)
     run.save(threads=torch.get_num_threads(), **_describe(model, plain))
-    parts = _fit(run, model, plain)
+    parts = fit(run, model, plain)
+    if parts.is_pruned:
+        _give_up(run, parts)
+        return
     if plain["trainer"]["strategy"] == "fsdp":
         parts = build_whole(parts, plain, run.folder)
     _test(run, parts, plain)
@@ -144,9 +150,17 @@ def _identity(plain: dict[str, Any]) -> dict[str, Any]:
         "precision": plain["trainer"]["precision"],
         "devices": plain["trainer"]["devices"],
         "pretrained": plain["model"].get("encoder_weights"),
-        "tuning_trials": 0,
         **hardware.describe(plain["trainer"]["accelerator"]),
     }
+
+
+def _search(folder: Path, plain: dict[str, Any]) -> dict[str, int | None]:
+    """Which trial of a search the run is, and of how many."""
+    from segsweep import journal
+
+    trial = plain["sweep"]["trial"]
+    about = journal.about(folder.parent / journal.FILE) if trial is not None else None
+    return {"tuning_trials": 0} if about is None else {"trial": trial, "tuning_trials": about["n_trials"]}
 
 
 def _describe(model: "nn.Module", plain: dict[str, Any]) -> dict[str, int]:
@@ -167,73 +181,6 @@ def _describe(model: "nn.Module", plain: dict[str, Any]) -> dict[str, int]:
         *sizes[0],
     )
     return {"parameters": parameters, "flops": flops[0]}
-
-
-def _fit(run: Run, model: "nn.Module", plain: dict[str, Any]) -> Parts:
-    """Trains, from the newest whole checkpoint if the folder has one."""
-    from segsweep import cost
-    from segsweep.checkpoints import HashedCheckpointIO, newest_whole
-    from segsweep.floors import floors
-    from segsweep.losses import adapt
-
-    first_epoch, resume_step = 1, None
-    checkpoint = newest_whole(run.folder / "checkpoints")
-    if checkpoint:
-        state = HashedCheckpointIO().load_checkpoint(checkpoint)
-        first_epoch, resume_step = state["epoch"] + 2, state["global_step"]
-    parts = build(plain, model, run.folder, resume_step)
-    data, trainer = parts.data, parts.trainer
-    store = _open_data(run, data)
-    adapt(parts.task.loss, data.class_counts())
-    sizes = {name: len(split.items) for name, split in store.splits.items()}
-    if "flops" not in run.record:  # images keep their own size, which only now is known
-        run.save(flops=cost.count_flops(model, data.spec.in_channels, data.train_size))
-    run.save(
-        floors=floors(store, data.spec),
-        data={
-            "fingerprint": store.fingerprint,
-            "split_sizes": sizes,
-            "size": list(data.train_size),
-            "class_names": list(data.spec.class_names),
-            "labelled_fraction": data.labelled_fraction,
-        },
-    )
-    parts.logger.experiment.add_text("config", f"```yaml\n{(run.folder / 'config.yaml').read_text()}```")
-    log.info(
-        "training: epochs %d to %s on %s, %s, %d threads",
-        first_epoch,
-        trainer.max_epochs,
-        run.record["device"],
-        run.record["precision"],
-        run.record["threads"],
-    )
-    trainer.fit(parts.task, datamodule=data, ckpt_path=checkpoint, weights_only=True)
-    return parts
-
-
-def _open_data(run: Run, data: "DataModule") -> "Store":
-    """Opens the decoded data, says what was found in it, and refuses to go on with a run on other data."""
-    start = time.perf_counter()
-    store = data.store
-    for note in store.notes:
-        log.log(logging.WARNING if note.level == "warning" else logging.INFO, "data: %s", note.text)
-    if store.leaks:
-        log.warning("data: %d pictures are in two splits, which data.allow_leak permits", len(store.leaks))
-    before = (run.before.get("data") or {}).get("fingerprint", store.fingerprint)
-    if before != store.fingerprint:
-        raise ConfigError(
-            f"{_shown(run.folder)} was started on other data: the files below data.root have changed since "
-            f"(fingerprint {before[:12]}, now {store.fingerprint[:12]}). Restore them, or choose another name="
-        )
-    sizes = ", ".join(f"{len(split.items):,} {name}" for name, split in store.splits.items())
-    log.info(
-        "data: %s images, %d classes, %.0f MB decoded, open in %.2f s",
-        sizes,
-        data.spec.num_classes,
-        store.num_bytes() / 1e6,
-        time.perf_counter() - start,
-    )
-    return store
 
 
 def _test(run: Run, parts: Parts, plain: dict[str, Any]) -> None:
@@ -267,6 +214,27 @@ def _test(run: Run, parts: Parts, plain: dict[str, Any]) -> None:
     log.info("test: mIoU %.4f with the weights of epoch %d (floor %.4f)", scores["test/miou"], best["epoch"] + 1, floor)
 
 
+def _give_up(run: Run, parts: Parts) -> None:
+    """Records a run that its search has pruned: it is not tested."""
+    from segsweep import cost, sharing
+
+    parts.trainer.strategy.barrier("trained")
+    lines = parts.history.lines()
+    best = next(line for line in lines if line["epoch"] == parts.best.epoch)
+    run.ends_as = "pruned"
+    run.save(
+        metrics=_metrics(best),
+        metrics_last=_metrics(lines[-1]),
+        best_epoch=best["epoch"],
+        epochs=len(lines),
+        steps=lines[-1]["step"],
+        images_seen=parts.task.images_seen,
+        peak_memory_mb=cost.largest(sharing.gather(cost.peak_memory_mb())),
+    )
+    parts.logger.experiment.close()
+    log.info("pruned after epoch %d: %s", len(lines), shown(run.folder))
+
+
 def _finish(run: Run, parts: Parts, plain: dict[str, Any]) -> None:
     """Measures the cost, writes what the report reads, and the run's row in TensorBoard's HParams table."""
     import numpy as np
@@ -297,7 +265,7 @@ def _finish(run: Run, parts: Parts, plain: dict[str, Any]) -> None:
     projector.log_latents(parts.logger, task, batches)
     callbacks.log_table_row(parts.logger, run.record, parts.trainer.global_step)
     parts.logger.experiment.close()  # a sweep in one process would gather open files
-    log.info("done: %s", _shown(run.folder))
+    log.info("done: %s", shown(run.folder))
 
 
 def _compare_readouts(run: Run, parts: Parts) -> None:
@@ -320,16 +288,6 @@ def _metrics(line: dict[str, Any]) -> dict[str, float | None]:
     return {key: value for key, value in line.items() if key.startswith(("train/", "val/", "test/"))}
 
 
-def _shown(folder: Path) -> str:
-    """Relative, so that a log says nothing about the machine it was written on."""
-    return os.path.relpath(folder)
-
-
 def _yaml(cfg: DictConfig) -> str:
     """The composed config with its interpolations, secrets redacted."""
     return OmegaConf.to_yaml(OmegaConf.create(redact(OmegaConf.to_container(cfg, resolve=False))))
-
-
-def _terminate(signum: int, frame: Any) -> NoReturn:
-    """SIGTERM ends a run as ``interrupted``, with the exit code that shells expect; Lightning's own would be 0."""
-    raise SystemExit(128 + signum)

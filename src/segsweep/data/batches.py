@@ -40,6 +40,21 @@ class _Plan(NamedTuple):
     is_partner_hidden: Tensor  # (M,) bool
     num_unlabelled: int  # images at the end whose masks may not be used
 
+    def divide(self, pieces: int) -> Iterator[_Plan]:
+        """Parts of nearly equal size, each with its share of the unlabelled images at the end."""
+        if pieces == 1:
+            yield self
+            return
+        place = torch.arange(len(self.images))
+        kinds = torch.tensor_split(place, [len(place) - self.num_unlabelled])
+        for parts in zip(*(kind.tensor_split(pieces) for kind in kinds), strict=True):
+            part = torch.cat(parts)
+            mixed = torch.full_like(place, -1).index_copy(0, part, torch.arange(len(part)))[self.mixed]
+            mine = mixed >= 0
+            partners = self.partner[mine], self.is_partner_hidden[mine]
+            whole = self.images[part], self.key[part], self.is_hidden[part]
+            yield _Plan(*whole, mixed[mine], *partners, len(parts[1]))
+
 
 class _Share(NamedTuple):
     """The images of one pool over an epoch, some in each batch."""
@@ -71,6 +86,8 @@ class _Cut(NamedTuple):
 class TrainBatches:
     """The training batches of one epoch after another; Lightning tells it the epoch through ``sampler.set_epoch``.
 
+    Where memory does not suffice for a batch (``data.pieces`` above 1), its pieces come one after another.
+
     An epoch has ceil(all training images / batch size) batches of equal size: the last one is filled up from the next
     order, so that no batch is too small for batch normalisation. What is drawn for an image follows from (seed, epoch,
     index), so it does not depend on the batch, on where images are kept, or on who reads them. Labelled images that are
@@ -93,6 +110,7 @@ class TrainBatches:
         self.with_rare = labelled[has_rare[labelled]]
         self.sampler = self  # Lightning calls loader.sampler.set_epoch(epoch)
         self.epoch = 0
+        self._first = 0  # batch of the next iteration
         if data.batch_size > self.num_images:
             log.warning(
                 "data.batch_size=%d but train has %d images: each batch repeats them", data.batch_size, self.num_images
@@ -102,8 +120,17 @@ class TrainBatches:
         """Chooses the epoch that the next iteration yields."""
         self.epoch = epoch
 
-    def __len__(self) -> int:
+    def start_at(self, piece: int) -> None:
+        """Has the next iteration, and only that, begin within its epoch: at the first piece of a batch."""
+        self._first = piece // self.data.pieces
+
+    @property
+    def num_batches(self) -> int:
+        """Whole batches of an epoch."""
         return -(-self.num_images // self.data.batch_size)
+
+    def __len__(self) -> int:
+        return self.num_batches * self.data.pieces
 
     def __iter__(self) -> Iterator[Batch]:
         workers = 0 if self.windows.is_resident else self.data.num_workers
@@ -115,8 +142,9 @@ class TrainBatches:
             images: self._shares(images) for images in {stage.images for stage in self.data.regime.stages.values()}
         }
         size = self.data.batch_size // world_size()
-        for step in range(len(self)):
-            parts = shares[self.data.stage_at(self.epoch, step).images]
+        first, self._first = self._first, 0
+        for step in range(first, self.num_batches):
+            parts = shares[self.data.stage_at(self.epoch, step * self.data.pieces).images]
             shown = [part.batch(step) for part in parts]
             index, key = (torch.cat(columns) for columns in zip(*shown, strict=True))
             # Partners are of the same kind: mixed with others, labelled images would lose labels.
@@ -125,7 +153,8 @@ class TrainBatches:
             partner = torch.cat([of for _, of in pairs])
             num_unlabelled = size * (len(parts) - 1)
             is_hidden = self.is_hidden[index], self.is_hidden[partner]
-            yield _Plan(index, key, is_hidden[0], mixed, partner, is_hidden[1], num_unlabelled)
+            plan = _Plan(index, key, is_hidden[0], mixed, partner, is_hidden[1], num_unlabelled)
+            yield from plan.divide(self.data.pieces)
 
     def _shares(self, images: Images) -> list[_Share]:
         """What each batch of this epoch is made of, labelled images first."""
@@ -139,8 +168,8 @@ class TrainBatches:
         return [_Share(pool, size, mine, self._order(pool, size), self.num_images) for pool in pools]
 
     def _order(self, pool: Tensor, num: int) -> Tensor:
-        """Positions of all images of this epoch, pass after pass, ``num`` for each batch: (len(self) * num,) int64."""
-        needed = len(self) * num
+        """Positions of all images of this epoch, pass after pass: (num_batches * num,) int64."""
+        needed = self.num_batches * num
         passes = [
             pool[permutation(len(pool), self.data.seed, "order", self.epoch, i)] for i in range(-(-needed // len(pool)))
         ]
@@ -252,7 +281,7 @@ class EvalBatches:
         self.num_workers = data.num_workers
         # Tiles are batched among themselves, so one large image at a time.
         first, step = (rank(), world_size()) if is_shared else (0, 1)
-        batch_size = 1 if data.spec.tile else max(1, data.batch_size // step)
+        batch_size = 1 if data.spec.tile else -(-data.batch_size // (data.pieces * step))
         chosen = None if only is None else set(only)
         by_size: dict[tuple[int, ...], list[int]] = {}
         for position, sizes in enumerate(np.concatenate([self.split.sizes, self.split.shapes], axis=1).tolist()):

@@ -56,6 +56,10 @@ class DataModule(pl.LightningDataModule):
         allow_leak: whether the same picture may be in two splits.
         seed: of the run: order, augmentation and labelled subset follow from it.
 
+    Attributes:
+        pieces: into how many pieces every batch is divided, because memory did not suffice. Lightning counts pieces as
+            batches; an epoch, a stage and an optimisation step are still made of whole batches.
+
     Raises:
         ValueError: the facts contradict each other.
     """
@@ -103,6 +107,7 @@ class DataModule(pl.LightningDataModule):
         self.crop_balance = crop_balance
         self.batch_size, self.labelled_fraction, self.seed = batch_size, labelled_fraction, seed
         self.storage, self.num_workers, self.allow_leak = storage, num_workers, allow_leak
+        self.pieces = 1
 
     @cached_property
     def store(self) -> Store:
@@ -130,35 +135,43 @@ class DataModule(pl.LightningDataModule):
             raise ValueError("images of different sizes need data.crop or data.size")
         return size
 
-    def stage_at(self, epoch: int, batch: int) -> Stage:
-        """The stage that a training batch belongs to."""
-        per_epoch, total = self._planned_batches()
-        return self.regime.stage_at(epoch * per_epoch + batch, total)
+    def completes_batch(self, piece: int) -> bool:
+        """Whether a piece, counted from the beginning of an epoch, is the last one of its batch."""
+        return (piece + 1) % self.pieces == 0
 
-    def stage_index(self, epoch: int, batch: int) -> int:
-        """Position in the regime of the stage that a training batch belongs to."""
+    def weight(self, batch: Batch) -> float:
+        """Of a piece's mean loss: 1 on average over the pieces of a batch, more for those with more images."""
+        return (len(batch.image) - batch.num_unlabelled) * self.pieces / self.batch_size
+
+    def stage_at(self, epoch: int, piece: int) -> Stage:
+        """The stage that a piece of a training batch belongs to."""
+        return list(self.regime.stages.values())[self.stage_index(epoch, piece)]
+
+    def stage_index(self, epoch: int, piece: int) -> int:
+        """Position in the regime of the stage that a piece of a training batch belongs to."""
         per_epoch, total = self._planned_batches()
-        return self.regime.index_at(epoch * per_epoch + batch, total)
+        return self.regime.index_at(epoch * per_epoch + piece // self.pieces, total)
 
     def stage_bounds(self) -> list[tuple[int, int]]:
-        """First training batch and end of each stage, counted over all epochs."""
-        return self.regime.bounds(self._planned_batches()[1])
+        """First piece and end of each stage, counted over all epochs."""
+        bounds = self.regime.bounds(self._planned_batches()[1])
+        return [(first * self.pieces, end * self.pieces) for first, end in bounds]
 
     def num_planned_batches(self) -> int:
-        """Training batches of the whole training."""
+        """Whole training batches of the whole training."""
         return self._planned_batches()[1]
 
     def _planned_batches(self) -> tuple[int, int]:
-        """Training batches of an epoch and of the whole training."""
+        """Whole training batches of an epoch and of the whole training."""
         per_epoch = -(-len(self.store.splits["train"].items) // self.batch_size)
         trainer = self.trainer
         if trainer is None or not trainer.max_epochs or trainer.max_epochs < 0:
             return per_epoch, per_epoch
         if trainer.num_training_batches != float("inf"):  # known once training begins; fewer if limited
-            per_epoch = int(trainer.num_training_batches)
+            per_epoch = int(trainer.num_training_batches) // self.pieces
         total = trainer.max_epochs * per_epoch
         if trainer.max_steps >= 0:
-            total = min(total, trainer.max_steps * trainer.accumulate_grad_batches)
+            total = min(total, trainer.max_steps * trainer.accumulate_grad_batches // self.pieces)
         return per_epoch, total
 
     def train_dataloader(self) -> TrainBatches:

@@ -15,6 +15,7 @@ from segsweep.report.compression import compression
 from segsweep.report.label_efficiency import label_efficiency
 from segsweep.report.readout import readout
 from segsweep.report.runs import Comparison, Configuration, compare, find_records
+from segsweep.report.search import search
 from segsweep.report.table import Table, clean, csv_text, number
 
 RANK_BY = "test/miou"
@@ -30,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         description="Ranks the runs in and below folders by test/miou, grouped over seeds, and writes "
         "report/leaderboard.md, .csv and .json. Beside it: label_efficiency.md, .csv and .svg of runs at several "
         "labelled fractions, compression.md, .csv and .svg of runs with codes of several sizes, readout.md and .csv "
-        "of models that have seen no label.",
+        "of models that have seen no label, search.md, .csv and .svg of searches.",
         epilog="example: segsweep-report outputs/sweeps/families",
     )
     parser.add_argument("folders", nargs="+", type=Path, metavar="DIR", help="run or sweep folders")
@@ -44,7 +45,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         comparisons = compare(find_records(options.folders), RANK_BY)
         out = options.out or _common_folder(options.folders) / "report"
-        found = (label_efficiency(comparisons, options.reference), compression(comparisons), readout(comparisons))
+        found = (
+            label_efficiency(comparisons, options.reference),
+            compression(comparisons),
+            readout(comparisons),
+            search(options.folders),
+        )
         sections = [section for section in found if section]
         write_report(comparisons, out)
         for section in sections:

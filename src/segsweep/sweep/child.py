@@ -9,7 +9,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 from segsweep.allocator import keep_memory_between_steps
-from segsweep.run import classify
+from segsweep.endings import classify
 from segsweep.sweep.job import Job
 
 LOG_FILE = "log.txt"

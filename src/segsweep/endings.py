@@ -1,0 +1,68 @@
+"""How a run ends, and what its record calls it. Standard library only."""
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from segsweep.signals import Interrupted
+
+
+class ExitError(RuntimeError):
+    """Code inside a run has called ``sys.exit``, which is a failure like any other."""
+
+    kind = "exit"
+
+
+def classify(error: BaseException) -> str:
+    """The class of an error in a record: its own ``kind``, ``oom``, or the name of its type."""
+    own = getattr(error, "kind", None)
+    return str(own) if own else "oom" if is_out_of_memory(error) else type(error).__name__
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says, in one of the many ways there are, that memory did not suffice."""
+    said = str(error).lower()
+    ways = ("out of memory", "can't allocate memory", "not enough memory", "status_alloc_failed")
+    return isinstance(error, MemoryError) or any(way in said for way in ways)
+
+
+@contextlib.contextmanager
+def exits_fail() -> Iterator[None]:
+    """A model that calls ``sys.exit(0)`` must not look like success, nor ``sys.exit(143)`` like SIGTERM.
+
+    Raises:
+        ExitError: the block has called ``sys.exit``.
+    """
+    try:
+        yield
+    except SystemExit as error:
+        if is_interruption(error):
+            raise
+        raise ExitError(
+            f"code inside the run has called sys.exit({error.code!r}), probably the model, the loss or a library. "
+            f"Have it raise an exception instead; the log has the traceback"
+        ) from error
+
+
+def is_interruption(error: BaseException) -> bool:
+    """Whether somebody has asked the run to stop, by a signal or by Ctrl-C."""
+    # Lightning makes a SystemExit of a KeyboardInterrupt.
+    return isinstance(error, Interrupted | KeyboardInterrupt) or (
+        isinstance(error, SystemExit) and isinstance(error.__context__, KeyboardInterrupt)
+    )
+
+
+def killed_s(folder: Path, record: Mapping[str, Any]) -> float:
+    """Seconds that a killed session has worked: nobody has written them down, but its files have times.
+
+    Args:
+        folder: of the run.
+        record: as the session has left it; one that ended otherwise has the time in it.
+    """
+    if record.get("status") != "running":
+        return 0.0
+    signs = [folder / "record.json", folder / "metrics.jsonl", *folder.glob("checkpoints/*")]
+    last = max(file.stat().st_mtime for file in signs if file.exists())
+    return round(max(0.0, last - datetime.fromisoformat(record["started"]).timestamp()), 3)
