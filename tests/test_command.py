@@ -110,7 +110,7 @@ def test_completion_knows_options():
         (["+trainer.early_stopping.patienc=3"], ["trainer.early_stopping.patienc: unknown key", "'patience'"]),
         (["trainer.early_stopping=null"], ["trainer.early_stopping is no pair"]),
         (["trainer.max_epochs=0"], ["trainer.max_epochs=0: give 1 or more"]),
-        (["trainer.devices=2"], ["trainer.devices=2: use 1"]),
+        (["trainer.devices=2"], ["trainer.devices=2: trainer.strategy=auto does not share", "trainer=ddp"]),
         (["trainer.precision=bf16-true"], ["trainer.precision='bf16-true': use '32-true'"]),
         (["trainer.enable_checkpointing=false"], ["trainer.enable_checkpointing=false: use true"]),
         (["data.num_classes=5"], ["data.num_classes=5 but data.class_names has 11"]),

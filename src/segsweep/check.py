@@ -14,6 +14,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from segsweep.check_sharing import sharing_mistakes
 from segsweep.config import (
     TOP_LEVEL,
     arguments,
@@ -39,8 +40,8 @@ _PASSED = {
 }
 _TRAINER_ALLOWED: dict[str, tuple[Any, ...]] = {
     "accelerator": ("cpu", "gpu"),
-    "devices": (1,),  # one process for now
     "num_nodes": (1,),
+    "strategy": ("auto", "ddp", "fsdp"),
     "precision": ("32-true", "bf16-mixed", "16-mixed"),
     "on_oom": ("fail", "halve"),
     "enable_checkpointing": (True,),  # a run without checkpoints could be neither scored nor continued
@@ -55,7 +56,8 @@ _MISSING_HINTS = {
 }
 
 
-_READS = {"regime": ("regime", "model", "data")}  # groups that a group's check looks at, itself alone by default
+# Groups that a group's check looks at, itself alone by default.
+_READS = {"regime": ("regime", "model", "data"), "trainer": ("trainer", "data", "regime")}
 Memo = dict[str, list[str]]  # what was said of groups before; a sweep repeats most of them in every job
 
 
@@ -259,6 +261,7 @@ def _try_trainer(plain: dict[str, Any], defaults: Defaults) -> list[str]:
     for key, allowed in _TRAINER_ALLOWED.items():
         if node.get(key) not in allowed:
             lines.append(f"trainer.{key}={shown(node.get(key))}: use {' or '.join(map(shown, allowed))}")
+    lines += sharing_mistakes(plain)
     if not isinstance(node.get("max_epochs"), int) or node["max_epochs"] < 1:
         lines.append(
             f"trainer.max_epochs={node.get('max_epochs')}: give 1 or more; trainer.max_steps may end it earlier"
