@@ -56,8 +56,9 @@ def search(options: argparse.Namespace, pruner: str, seed: int) -> dict:
     command = [sys.executable, "-m", "segsweep", "-m", *MODEL, *SPACE, f"trainer.max_epochs={options.epochs}",
                f"seed={seed}", "hydra/sweeper=optuna", "hydra/sweeper/sampler=grid", f"hydra/sweeper/pruner={pruner}",
                f"hydra.sweeper.seed={seed}", "hydra.sweeper.n_trials=null", f"hydra.sweep.dir={folder}",
-               f"name={folder.name}", f"sweep.jobs={options.jobs}", *(TINY if options.tiny else []),
-               *([f"hydra.sweeper.pruner.reduction_factor={options.reduction_factor}"] if pruner == "asha" else [])]  # fmt: skip
+               f"name={folder.name}", f"sweep.jobs={options.jobs}", *(TINY if options.tiny else [])]  # fmt: skip
+    if pruner == "asha":
+        command.append(f"hydra.sweeper.pruner.reduction_factor={options.reduction_factor}")
     start = time.perf_counter()
     subprocess.run(command, check=True)
     records = [json.loads(file.read_text()) for file in sorted(folder.glob("*/record.json"))]
