@@ -18,7 +18,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
 from segsweep import CONF_DIR, journal
-from segsweep.check import inspect_jobs
+from segsweep.inspection import inspect_jobs
 from segsweep.report.search import search
 from segsweep.run import ConfigError, lock
 from segsweep.search.plan import describe
