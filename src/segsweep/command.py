@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import IntervalSweep
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, read_write
@@ -28,6 +29,7 @@ from segsweep.run import ConfigError, new_folder
 VERSION_BASE = "1.3"
 _EXTRAS = {"ray": "ray", "submitit_slurm": "slurm", "submitit_local": "slurm"}  # launchers of other packages
 _is_short = False  # whether run_app turns errors into lines
+_typed: list[str] | None = None  # the arguments of run_app
 
 
 def run_app(app: Callable[[], None], arguments: list[str]) -> None:
@@ -37,10 +39,10 @@ def run_app(app: Callable[[], None], arguments: list[str]) -> None:
         app: the command, which composes a config from the arguments.
         arguments: of the command line.
     """
-    global _is_short
+    global _is_short, _typed
     if os.environ.get("HYDRA_FULL_ERROR") == "1":
         return app()
-    _is_short = True
+    _is_short, _typed = True, arguments
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises what it would otherwise print itself
     try:
         app()
@@ -55,8 +57,13 @@ def run_app(app: Callable[[], None], arguments: list[str]) -> None:
             stop(lines)
         stop(str(error).splitlines() if isinstance(error, ConfigError) else [f"{type(error).__name__}: {error}"])
     finally:
-        _is_short = False
+        _is_short, _typed = False, None
         del os.environ["HYDRA_FULL_ERROR"]
+
+
+def typed() -> list[str]:
+    """The arguments of the command line as they were typed; Hydra gets those of ``as_axes``."""
+    return sys.argv[1:] if _typed is None else _typed
 
 
 def shows_traceback() -> bool:
@@ -203,10 +210,13 @@ def _all_mistakes(arguments: list[str]) -> list[str]:
 
 
 def _single_values(argument: str) -> list[str]:
-    """``model=unet,reseg`` -> ``model=unet`` and ``model=reseg``; anything else is itself."""
+    """``model=unet,reseg`` -> ``model=unet`` and ``model=reseg``; what is not swept is itself."""
     override = OverridesParser.create().parse_override(argument)
     if not override.is_sweep_override():
         return [argument]
+    interval = override.value()
+    if isinstance(interval, IntervalSweep):  # of a search: its ends
+        return [f"{override.get_key_element()}={end}" for end in (interval.start, interval.end)]
     return [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
 
 

@@ -102,17 +102,19 @@ def open_run(folder: Path, facts: Mapping[str, Any]) -> Iterator[Run]:
         session = {"status": "running", "error": None, "started": _now(), "finished": None, "wall_s": earlier_s}
         run.save(schema=SCHEMA, **session, **kept, **facts)
         _append_to_ledger(run)
+        end: dict[str, Any] = {}
         try:
             with exits_fail():
                 yield run
         except BaseException as error:
             status = "interrupted" if is_interruption(error) else "failed"
-            run.save(status=status, error={"class": classify(error), "message": str(error) or repr(error)})
+            end = {"status": status, "error": {"class": classify(error), "message": str(error) or repr(error)}}
             raise
-        else:
-            run.save(status=run.ends_as)
         finally:
-            run.save(finished=_now(), wall_s=round(earlier_s + time.time() - started, 3))
+            # All at once: a kill in between would leave a finished run without its end, and nobody opens it again.
+            run.save(
+                **{"status": run.ends_as, **end}, finished=_now(), wall_s=round(earlier_s + time.time() - started, 3)
+            )
             _append_to_ledger(run)
 
 

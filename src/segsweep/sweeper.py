@@ -12,15 +12,16 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
-from segsweep.check import inspect_jobs
 from segsweep.command import stop
 from segsweep.composer import Composer
 from segsweep.hints import written
+from segsweep.inspection import inspect_jobs
 from segsweep.launcher import LocalLauncher, finish, sweep_options
 from segsweep.plan import STATES, Plan, make_plan
 from segsweep.run import ConfigError, lock
 from segsweep.sweep import Outcome
 from segsweep.sweep.ending import outcome_of
+from segsweep.sweep.ledger import mend_ledger
 from segsweep.sweep.processes import call, warm_up
 from segsweep.sweep.progress import duration
 
@@ -71,6 +72,8 @@ class GridSweeper(Sweeper):
                 return []
             folder.mkdir(parents=True, exist_ok=True)
             with lock(folder):
+                done = [job.name for job, state in zip(plan.jobs, plan.states, strict=True) if state == "done"]
+                mend_ledger(folder, done)
                 return run(self.launcher, plan)
         except ConfigError as error:
             stop(str(error).splitlines())
