@@ -29,6 +29,7 @@ def main() -> None:
     parser.add_argument("--repetitions", type=int, default=3)
     parser.add_argument("--epochs", type=int, default=8)
     parser.add_argument("--jobs", default="1", help="at once; 1: each selection knows all trials before it")
+    parser.add_argument("--reduction-factor", type=int, default=3, help="of asha: one of as many goes on")
     parser.add_argument("--tiny", action="store_true", help="a few images, one repetition")
     options = parser.parse_args()
     rows = []
@@ -56,6 +57,8 @@ def search(options: argparse.Namespace, pruner: str, seed: int) -> dict:
                f"seed={seed}", "hydra/sweeper=optuna", "hydra/sweeper/sampler=grid", f"hydra/sweeper/pruner={pruner}",
                f"hydra.sweeper.seed={seed}", "hydra.sweeper.n_trials=null", f"hydra.sweep.dir={folder}",
                f"name={folder.name}", f"sweep.jobs={options.jobs}", *(TINY if options.tiny else [])]  # fmt: skip
+    if pruner == "asha":
+        command.append(f"hydra.sweeper.pruner.reduction_factor={options.reduction_factor}")
     start = time.perf_counter()
     subprocess.run(command, check=True)
     records = [json.loads(file.read_text()) for file in sorted(folder.glob("*/record.json"))]

@@ -47,6 +47,10 @@ for file in conf/regime/*.yaml; do
     regime=$(basename "$file" .yaml)
     check "regime-$regime" train "regime-$regime" "regime=$regime" model=conv_autoencoder trainer.max_epochs=2 data.labelled_fraction=0.1
 done
+for strategy in ddp fsdp; do # one process is enough to see that the strategy works on a GPU
+    check "$strategy" "$python" -m segsweep "hydra.run.dir=$out/$strategy" "trainer=$strategy" trainer.devices=1 trainer.accelerator=gpu trainer.max_epochs=2 trainer.precision=32-true
+done
+echo "validation loss in a process of its own: ddp $(last_loss ddp), fsdp $(last_loss fsdp)"
 "$python" scripts/bench_augment.py --device cuda || failed=1
 "$python" scripts/bench_sweep.py --device cuda || failed=1
 if [ -n "${CAMVID:-}" ]; then

@@ -15,9 +15,9 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from segsweep import CONF_DIR, journal
-from segsweep.check import Verdict
 from segsweep.composer import Composer
 from segsweep.config import fingerprint
+from segsweep.inspection import Verdict
 from segsweep.run import lock, open_run, read_record
 from segsweep.search.plan import make_plan
 from segsweep.search.settings import Finding

@@ -7,11 +7,11 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from segsweep import CONF_DIR
-from segsweep.check import inspect_jobs, resolved
 from segsweep.command import as_axes
 from segsweep.composer import Composer
 from segsweep.config import fingerprint, semantic_part, settle
 from segsweep.hardware import pick_precision
+from segsweep.inspection import inspect_jobs, resolved
 from segsweep.plan import make_plan
 from segsweep.run import ConfigError, lock
 

@@ -98,7 +98,7 @@ STORIES = {
         *RANDOM, "data.batch_size=2", "trainer.accumulate_grad_batches=2", "trainer.gradient_clip_val=0.5"
     ],
     "often_validated": [*RANDOM, "trainer.val_check_interval=0.34"],
-    "steps": [*RANDOM, "trainer.max_steps=8", "trainer.max_epochs=9"],
+    "steps": [*RANDOM, "trainer.max_steps=11", "trainer.max_epochs=9"],
     "two_stages": [*OTHER, FEW, "regime=denoise", "regime.stages.pretrain.share=0.4", "scheduler=one_cycle"],
     "teacher": [*OTHER, FEW, "regime=self_training"],
     "thawing": [*OTHER, FEW, "regime=joint", "regime.stages.joint.encoder=thawed"],

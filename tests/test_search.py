@@ -18,7 +18,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
 from segsweep import CONF_DIR, journal
-from segsweep.check import inspect_jobs
+from segsweep.inspection import inspect_jobs
 from segsweep.report.search import search
 from segsweep.run import ConfigError, lock
 from segsweep.search.plan import describe
@@ -439,4 +439,5 @@ def test_a_search_of_real_runs_survives_a_kill(tmp_path):
     )
     assert finished
     assert all(file.read_bytes() == before for file, before in finished.items())
-    assert "5 done already" in subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    again = subprocess.run(command, check=True, capture_output=True, text=True)
+    assert "5 done already" in again.stdout + again.stderr

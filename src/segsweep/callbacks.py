@@ -63,11 +63,15 @@ class History(Checkpoint):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Drops what an interrupted run wrote after the checkpoint that is being continued."""
+        if not trainer.is_global_zero:
+            return
         kept = [line for line in self.lines() if line["epoch"] < trainer.current_epoch]
         write_atomic(self.file, "".join(json.dumps(line) + "\n" for line in kept).encode())
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Writes the epoch's line."""
+        """Writes the epoch's line; of several ranks, the first does."""
+        if not trainer.is_global_zero:
+            return
         values = {k: round(float(v), 6) for k, v in trainer.callback_metrics.items() if k not in ("epoch", "step")}
         fresh = {k: v for k, v in values.items() if self.is_validated or not k.startswith("val/")}
         self.is_validated = False

@@ -71,6 +71,10 @@ class LastCheckpoints(Checkpoint):
         self._saved_step = 0
         self._continued = (-1.0, -1.0)  # age of the one that is continued; none: all there are, are damaged
 
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Has Lightning continue a run with ``trainer.max_steps`` as any other: it would end the last epoch again."""
+        trainer.fit_loop._iteration_based_training = lambda: False  # type: ignore[method-assign]
+
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
@@ -81,7 +85,7 @@ class LastCheckpoints(Checkpoint):
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Removes those that are newer than the one that is continued: they are damaged."""
         for path in _newest_first(self.folder):
-            if _age(path) > self._continued:
+            if trainer.is_global_zero and _age(path) > self._continued:
                 remove_hashed(path)
 
     def on_train_batch_start(
@@ -94,12 +98,15 @@ class LastCheckpoints(Checkpoint):
         if batch_idx and (step % self.every_steps == 0 or signals.is_requested()):
             self._save(trainer, f"last-{trainer.current_epoch}-{step}.ckpt")
             for path in [path for path in _newest_first(self.folder) if _is_within_epoch(path)][1:]:
-                remove_hashed(path)
+                if trainer.is_global_zero:
+                    remove_hashed(path)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Saves, and removes what is older than the one before."""
         self._save(trainer, f"last-{trainer.current_epoch}.ckpt")
-        self.best.write(pl_module.model)  # type: ignore[arg-type]
+        self.best.write(trainer)
+        if not trainer.is_global_zero:
+            return
         paths = _newest_first(self.folder)
         for path in [*filter(_is_within_epoch, paths), *[p for p in paths if not _is_within_epoch(p)][2:]]:
             remove_hashed(path)
@@ -225,7 +232,7 @@ class BestWeights(Checkpoint):
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Writes the best weights again if they are those of the checkpoint: they may not have been written at all."""
         self._is_new = self.epoch is not None and self.epoch == self._continued
-        self.write(pl_module.model)  # type: ignore[arg-type]
+        self.write(trainer)
 
     def restore(self, model: nn.Module) -> None:
         """Loads the best weights into a model of the same architecture.
@@ -235,13 +242,17 @@ class BestWeights(Checkpoint):
         """
         model.load_state_dict(load(read_hashed(self.folder / "best.safetensors")))
 
-    def write(self, model: nn.Module) -> None:
-        """Writes the weights if the epoch that has just ended was the best."""
+    def write(self, trainer: pl.Trainer) -> None:
+        """Writes the weights if the epoch that has just ended was the best; all ranks have to call it."""
         if not self._is_new:
             return
         self._is_new = False
+        state = trainer.strategy.lightning_module_state_dict()  # of which each rank may hold a part
+        if not trainer.is_global_zero:
+            return
+        mine = ((k.removeprefix("model."), v) for k, v in state.items() if k.startswith("model."))
         # A new layout per tensor: safetensors stores contiguous memory, channels_last weights are not.
-        weights: dict[str, Tensor] = {k: v.cpu().contiguous() for k, v in model.state_dict().items()}
+        weights: dict[str, Tensor] = {k: v.cpu().contiguous() for k, v in mine}
         self.folder.mkdir(parents=True, exist_ok=True)
         write_hashed(self.folder / "best.safetensors", save(weights))
         facts = {"epoch": self.epoch, "monitor": self.monitor, "value": self.value, "model": self.model}

@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import IntervalSweep
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, read_write
@@ -209,10 +210,13 @@ def _all_mistakes(arguments: list[str]) -> list[str]:
 
 
 def _single_values(argument: str) -> list[str]:
-    """``model=unet,reseg`` -> ``model=unet`` and ``model=reseg``; anything else is itself."""
+    """``model=unet,reseg`` -> ``model=unet`` and ``model=reseg``; what is not swept is itself."""
     override = OverridesParser.create().parse_override(argument)
     if not override.is_sweep_override():
         return [argument]
+    interval = override.value()
+    if isinstance(interval, IntervalSweep):  # of a search: its ends
+        return [f"{override.get_key_element()}={end}" for end in (interval.start, interval.end)]
     return [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
 
 

@@ -10,7 +10,7 @@ import copy
 import hashlib
 import inspect
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -186,7 +186,9 @@ def build(plain: dict[str, Any], model: nn.Module, folder: Path, resume_step: in
         resume_step: optimisation step of the checkpoint that is being continued, None for a new run.
         pieces: into how many pieces a batch is divided.
     """
-    from segsweep import callbacks, checkpoints, panels, pruning
+    from pytorch_lightning.utilities import rank_zero_only
+
+    from segsweep import callbacks, checkpoints, panels, pruning, strategies
     from segsweep.label_panels import LabelPanel
     from segsweep.task import Task
 
@@ -206,28 +208,47 @@ def build(plain: dict[str, Any], model: nn.Module, folder: Path, resume_step: in
     history = callbacks.History(folder / "metrics.jsonl")
     stopping = callbacks.early_stopping(plain["monitor"], **plain["trainer"]["early_stopping"])
     bar = callbacks.progress_bar() if plain["trainer"]["enable_progress_bar"] else []
+    # One rank draws; none can while each has a part of the weights.
+    draws = rank_zero_only.rank == 0 and plain["trainer"]["strategy"] != "fsdp"  # type: ignore[attr-defined]
+    pictures = [*panels.all_panels(), LabelPanel()] if draws else []
     last = checkpoints.LastCheckpoints(folder / "checkpoints", plain["trainer"].get("checkpoint_every_steps"), best)
     pruners = pruning.pruning(folder, plain["sweep"]["trial"])
     logger = callbacks.RunLogger(folder, resume_step)
-    accumulated = plain["trainer"].get("accumulate_grad_batches", 1) * pieces
-    changed = {"enable_progress_bar": bool(bar), "accumulate_grad_batches": accumulated}
+    changed = {
+        "enable_progress_bar": bool(bar),
+        "accumulate_grad_batches": plain["trainer"].get("accumulate_grad_batches", 1) * pieces,
+        "strategy": None,
+    }
     trainer: pl.Trainer = make_partial({**arguments(plain, "trainer"), **changed})(
+        strategy=strategies.strategy(plain["trainer"]["strategy"]),
         default_root_dir=folder,
         logger=logger,
-        callbacks=[
-            *panels.all_panels(),
-            LabelPanel(),
-            *bar,
-            *stopping,
-            history,
-            best,
-            last,
-            *pruners,
-            callbacks.SignalStop(),
-        ],
+        callbacks=[*pictures, *bar, *stopping, history, best, last, *pruners, callbacks.SignalStop()],
         plugins=[checkpoints.HashedCheckpointIO()],
     )
     return Parts(data, task, trainer, logger, best, history, pruners)
+
+
+def build_whole(parts: Parts, plain: dict[str, Any], folder: Path) -> Parts:
+    """What was trained with divided weights (``trainer.strategy=fsdp``), with all of them in every process, to be used.
+
+    Args:
+        parts: of the training, which is over.
+        plain: as ``settle`` returns it.
+        folder: of the run; its last checkpoint has all weights.
+    """
+    from segsweep import checkpoints, losses
+
+    together = {**plain, "trainer": {**plain["trainer"], "strategy": "ddp"}}
+    whole = build(together, build_model(plain), folder, None)
+    last = checkpoints.newest_whole(folder / "checkpoints")
+    if last is None:
+        raise ValueError(f"{folder}: no checkpoint is whole. Start the run again")
+    whole.task.load_state_dict(checkpoints.HashedCheckpointIO().load_checkpoint(last)["state_dict"])
+    whole.task.images_seen = parts.task.images_seen
+    losses.adapt(whole.task.loss, whole.data.class_counts())
+    whole.trainer.logger = parts.logger
+    return replace(whole, logger=parts.logger, best=parts.best, history=parts.history)
 
 
 def arguments(plain: dict[str, Any], group: str) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 import copy
 import resource
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -109,6 +109,15 @@ def peak_memory_mb() -> dict[str, float]:
         peak["device"] = round(torch.cuda.max_memory_allocated() / 1e6, 1)
         peak["device_reserved"] = round(torch.cuda.max_memory_reserved() / 1e6, 1)  # what other processes cannot have
     return peak
+
+
+def largest(peaks: Sequence[dict[str, float]]) -> dict[str, float]:
+    """The largest of several processes' peaks, by kind of memory.
+
+    >>> largest([{"host": 900.0, "device": 10.0}, {"host": 950.0, "device": 8.0}])
+    {'host': 950.0, 'device': 10.0}
+    """
+    return {kind: max(peak[kind] for peak in peaks) for kind in peaks[0]}
 
 
 def _wait_for(device: torch.device) -> None:

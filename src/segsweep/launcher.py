@@ -15,8 +15,8 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from segsweep.check import JobConfig, inspect_jobs, resolved
 from segsweep.command import typed
+from segsweep.inspection import JobConfig, inspect_jobs, resolved
 from segsweep.run import ConfigError
 from segsweep.sweep import Job, Outcome, SweepOptions
 from segsweep.sweep.failures import write_failures

@@ -18,6 +18,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from segsweep.counting import NUM_BINS, boundary_per_image, calibration_per_image, confusion_per_image
+from segsweep.sharing import gather_rows
 
 VERSION = 1  # part of every record: runs scored by another definition are never ranked together
 
@@ -186,11 +187,14 @@ class Confusion(Metric):
 
 
 class ImageCounts(Metric):
-    """Keeps the counts of every image on the device until the epoch ends.
+    """Keeps the counts of every image on the device until the epoch ends; ``compute`` puts those of all ranks together.
 
     Args:
         num_classes: K.
         ignore_index: mask value that is left out.
+
+    Attributes:
+        positions: of the images in their split, ascending; those of the last ``compute``.
     """
 
     full_state_update = False
@@ -200,8 +204,10 @@ class ImageCounts(Metric):
     indices: list[Tensor]
 
     def __init__(self, num_classes: int, ignore_index: int) -> None:
-        super().__init__()
+        # Not synchronised by torchmetrics: it can only gather a list of which every rank has something.
+        super().__init__(sync_on_compute=False)
         self.num_classes, self.ignore_index = num_classes, ignore_index
+        self.positions: list[int] = []
         for name in (*Counts._fields, "indices"):
             self.add_state(name, [], dist_reduce_fx="cat")
 
@@ -218,12 +224,20 @@ class ImageCounts(Metric):
 
     def compute(self) -> Counts:
         """The counts of all images in the order of the split; the host waits for the device."""
-        if not self.indices:
-            k = self.num_classes
-            return Counts(np.zeros((0, k, k), np.int32), np.zeros((0, k, 4), np.int32), np.zeros((0, NUM_BINS, 3)))
-        order = torch.cat(list(self.indices)).argsort()
-        states = (self.confusion, self.boundary, self.calibration)
-        return Counts(*(torch.cat(list(state))[order].cpu().numpy() for state in states))
+        k = self.num_classes
+        index = self._rows(self.indices, (), torch.int64)
+        order = index.argsort()
+        self.positions = index[order].tolist()
+        rows = (
+            self._rows(self.confusion, (k, k), torch.int32),
+            self._rows(self.boundary, (k, 4), torch.int32),
+            self._rows(self.calibration, (NUM_BINS, 3), torch.float64),
+        )
+        return Counts(*(values[order].cpu().numpy() for values in rows))
+
+    def _rows(self, state: list[Tensor], shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        """One row for each image of all ranks; a rank may have seen none, of which torch.cat knows no shape."""
+        return gather_rows(torch.cat([torch.zeros(0, *shape, dtype=dtype, device=self.device), *state]))
 
 
 def _margins(matrix: NDArray[np.integer]) -> tuple[NDArray[np.integer], NDArray[np.integer], NDArray[np.integer]]:

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from segsweep.axes import axes_of, product
-from segsweep.check import JobConfig, Verdict
 from segsweep.composer import Composer
 from segsweep.config import is_silent
 from segsweep.drafts import Draft, draft
+from segsweep.inspection import JobConfig, Verdict
 from segsweep.run import FINISHED, ConfigError, is_running, read_record, refuse_other_config
 from segsweep.sweep import Job
 

@@ -12,10 +12,10 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
-from segsweep.check import inspect_jobs
 from segsweep.command import stop
 from segsweep.composer import Composer
 from segsweep.hints import written
+from segsweep.inspection import inspect_jobs
 from segsweep.launcher import LocalLauncher, finish, sweep_options
 from segsweep.plan import STATES, Plan, make_plan
 from segsweep.run import ConfigError, lock

@@ -18,6 +18,7 @@ from segsweep.models.blocks import resize_to
 from segsweep.objectives import Loss
 from segsweep.regime import Regime
 from segsweep.rng import mix
+from segsweep.sharing import gather, rank, world_size
 from segsweep.staged import StagedTraining
 from segsweep.tiling import segment_by_tiles
 from segsweep.types import Batch, DataSpec, SegmenterOutput
@@ -100,16 +101,20 @@ class Task(StagedTraining):
         checkpoint["callback_metrics"] = {name: value.detach().cpu() for name, value in metrics.items()}
         checkpoint["pieces"] = self._data.pieces
         if batches_within_epoch(checkpoint):
-            checkpoint["unfinished"] = {
-                "sums": {name: (_on_cpu(total), images) for name, (total, images) in self._sums.items()},
-                "confusion": self.train_confusion.matrix.cpu() if self.train_confusion.update_called else None,
-                "images": self._images,
-                "logged_step": self.trainer.fit_loop.epoch_loop._batches_that_stepped,
-                "is_validated": self.is_validated,
-                "seconds": self._epoch_end - self._epoch_start,
-                "rng": torch.get_rng_state(),
-                "device_rng": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
-            }
+            checkpoint["unfinished"] = gather(self._progress())  # of each rank
+
+    def _progress(self) -> dict[str, Any]:
+        """What an epoch has summed up so far, and the random state: all on the CPU."""
+        return {
+            "sums": {name: (_on_cpu(total), images) for name, (total, images) in self._sums.items()},
+            "confusion": self.train_confusion.matrix.cpu() if self.train_confusion.update_called else None,
+            "images": self._images,
+            "logged_step": self.trainer.fit_loop.epoch_loop._batches_that_stepped,
+            "is_validated": self.is_validated,
+            "seconds": self._epoch_end - self._epoch_start,
+            "rng": torch.get_rng_state(),
+            "device_rng": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
+        }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keeps what is taken up when training begins."""
@@ -117,7 +122,7 @@ class Task(StagedTraining):
         count_in_pieces(checkpoint, self._data.pieces)
         self._metrics_before = checkpoint.get("callback_metrics", {})
         self._first_batch = batches_within_epoch(checkpoint)
-        self._unfinished = checkpoint.get("unfinished")
+        self._unfinished = checkpoint["unfinished"][rank()] if "unfinished" in checkpoint else None
 
     def _take_up(self, unfinished: dict[str, Any]) -> None:
         sums = unfinished["sums"].items()
@@ -137,7 +142,8 @@ class Task(StagedTraining):
 
     def on_train_epoch_start(self) -> None:
         """Restarts the random state from (seed, epoch), so that a continued run draws what it would have drawn."""
-        torch.manual_seed(mix(self.seed, "epoch", self.current_epoch))
+        others = (rank(),) if rank() else ()  # noise and dropout of ranks differ as those of the images of a batch do
+        torch.manual_seed(mix(self.seed, "epoch", self.current_epoch, *others))
         self.train_confusion.reset()
         self.is_validated = False
         self._forget_terms("train")
@@ -157,7 +163,7 @@ class Task(StagedTraining):
             count_batch(self.loss)
         self.guard.see(terms, batch.index, self.current_epoch, self.global_step)
         self._add(terms, batch)
-        self.images_seen += len(batch.image)
+        self.images_seen += len(batch.image) * world_size()
         if output is not None:
             # Of a mixed batch an objective may segment the labelled images alone.
             self.train_confusion.update(output.logits.detach(), batch.mask[: len(output.logits)])
@@ -182,7 +188,7 @@ class Task(StagedTraining):
             NotFiniteError: one of the last updates was not finite.
         """
         self.guard.read()
-        speed = self._images / max(self._epoch_end - self._epoch_start, 1e-9)
+        speed = sum(gather(self._images)) / max(self._epoch_end - self._epoch_start, 1e-9)
         self.train_images_per_s.append(speed)
         # A stage without logits has counted nothing.
         counts = self.train_confusion.compute() if self.train_confusion.update_called else None
@@ -238,7 +244,7 @@ class Task(StagedTraining):
 
     def tested(self) -> list[int]:
         """Positions of the images of the last test in their split: all of them, unless it was limited."""
-        return sorted(torch.cat(list(self.eval_counts.indices)).tolist())
+        return self.eval_counts.positions
 
     def segment(self, image: Tensor) -> SegmenterOutput:
         """Segments whole images (N, C, H, W): in one piece, or by overlapping tiles if the data says so."""
@@ -258,10 +264,13 @@ class Task(StagedTraining):
         return segment_by_tiles(view, image, self.spec.tile, self.spec.tile_overlap)
 
     def _fit_readout(self) -> None:
-        """Has the readout look at the weights as they are now."""
-        if self.readout is not None:
+        """Has the readout look at the weights as they are now: on one rank, so that all have the same clusters."""
+        if self.readout is None:
+            return
+        if rank() == 0:
             with self.trainer.precision_plugin.forward_context():
                 self.readout.fit(self.model, self._data.train_as_is, self.spec, self.seed)
+        self.readout.scores = gather(self.readout.scores)[0]
 
     def compare_readouts(self) -> dict[str, dict[str, float]]:
         """Scores on the tested images of the readout's probe and controls; none without a readout."""
@@ -273,6 +282,8 @@ class Task(StagedTraining):
 
     def _score(self, batch: Batch) -> None:
         """The loss at the size of the image, as in training; the metrics at the native size of the mask."""
+        if len(batch.index) == 0:  # there are more ranks than batches
+            return
         output = self._whole(self._view, batch.image)
         logits = output.logits if self.readout is None else self.segment(batch.image).logits
         mask = F.interpolate(batch.mask[:, None].float(), batch.image.shape[-2:], mode="nearest")[:, 0].long()
@@ -298,13 +309,21 @@ class Task(StagedTraining):
     def _close(self, stage: str, counts: Counts | None) -> dict[str, float]:
         """Means of the loss terms over images, and the metrics: the host waits for the device here and nowhere else."""
         values = {}
-        for name, (total, images) in self._sums.items():
+        for name, (total, images) in self._sums_of_all_ranks().items():
             key = f"{stage}/loss" if name == "total" else f"{stage}/loss/{name}"
-            values[key] = float(total) / images  # of the stages that have the term
+            values[key] = total / images  # of the stages that have the term
         scores = {} if counts is None else summarise(counts, self.spec.class_names)
         if stage == "train":
             scores.pop("miou_image", None)  # training keeps only the pooled matrix
         return values | {f"{stage}/{name}": value for name, value in scores.items()}
+
+    def _sums_of_all_ranks(self) -> dict[str, tuple[float, int]]:
+        sums: dict[str, tuple[float, int]] = {}
+        for part in gather({name: (float(total), images) for name, (total, images) in self._sums.items()}):
+            for name, (total, images) in part.items():
+                so_far = sums.get(name, (0.0, 0))
+                sums[name] = so_far[0] + total, so_far[1] + images
+        return sums
 
     def _log(self, values: dict[str, float]) -> None:
         self.log_dict(values, on_step=False, on_epoch=True, batch_size=1)

@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from segsweep import CONF_DIR, command, signals
 from segsweep.allocator import keep_memory_between_steps
-from segsweep.config import Parts, build_model, fingerprint, semantic_part, settle
+from segsweep.config import Parts, build_model, build_whole, fingerprint, semantic_part, settle
 from segsweep.fitting import fit, shown
 from segsweep.run import Run, git_state, open_run, redact, redact_overrides, versions
 
@@ -24,10 +24,11 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 # Nothing that a user could act on: Lightning 2.6 reads a torch class that is being renamed, remarks that debug runs are
-# shorter than its logging interval, and believes that no loader but its own can begin within an epoch.
+# shorter than its logging interval, believes that no loader but its own can begin within an epoch, and that what ranks
+# log may differ.
 _LIGHTNING_NOISE = (
     ".*isinstance\\(treespec, LeafSpec\\).*|.*smaller than the logging interval.*|"
-    ".*checkpoint that ended before the epoch ended.*"
+    ".*checkpoint that ended before the epoch ended.*|It is recommended to use .*sync_dist=True.*"
 )
 
 
@@ -95,25 +96,41 @@ def train(cfg: DictConfig, folder: Path, origin: dict[str, Any]) -> float | None
 
 
 def _train(cfg: DictConfig, folder: Path, origin: dict[str, Any]) -> float | None:
-    from segsweep import cost
-
-    warnings.filterwarnings("ignore", message=_LIGHTNING_NOISE)
     keep_memory_between_steps()
-    cost.reset_peak_memory()
     plain = settle(cfg)
     with open_run(folder, {**origin, **_identity(plain), **_search(folder, plain)}) as run:
         if run.is_completed:
             log.info("complete already: %s", shown(folder))
             return run.record["metrics"].get(plain["monitor"])  # type: ignore[no-any-return]
         (folder / "config.yaml").write_text(_yaml(cfg))
-        model = build_model(plain)
-        run.save(**_describe(model, plain))
-        parts = fit(run, model, plain)
-        if parts.is_pruned:
-            return _give_up(run, parts, plain)
-        _test(run, parts, plain)
-        _finish(run, parts, plain)
+        if plain["trainer"]["strategy"] in ("ddp", "fsdp"):
+            from segsweep import ranks
+
+            ranks.share(_work, run, plain, plain["trainer"]["devices"])
+        else:
+            _work(run, plain)
         return run.record["metrics"].get(plain["monitor"])  # type: ignore[no-any-return]
+
+
+def _work(run: Run, plain: dict[str, Any]) -> None:
+    """All of a run but its lock and its end; where several processes train it, each does this."""
+    import torch
+
+    from segsweep import cost
+
+    warnings.filterwarnings("ignore", message=_LIGHTNING_NOISE)
+    cost.reset_peak_memory()
+    model = build_model(plain)
+    run.save(threads=torch.get_num_threads(), **_describe(model, plain))
+    parts = fit(run, model, plain)
+    if parts.is_pruned:
+        _give_up(run, parts)
+        return
+    if plain["trainer"]["strategy"] == "fsdp":
+        parts = build_whole(parts, plain, run.folder)
+    _test(run, parts, plain)
+    if parts.trainer.is_global_zero:
+        _finish(run, parts, plain)
 
 
 def _identity(plain: dict[str, Any]) -> dict[str, Any]:
@@ -131,6 +148,7 @@ def _identity(plain: dict[str, Any]) -> dict[str, Any]:
         "git": git_state(),
         "versions": versions(),
         "precision": plain["trainer"]["precision"],
+        "devices": plain["trainer"]["devices"],
         "pretrained": plain["model"].get("encoder_weights"),
         **hardware.describe(plain["trainer"]["accelerator"]),
     }
@@ -167,6 +185,9 @@ def _describe(model: "nn.Module", plain: dict[str, Any]) -> dict[str, int]:
 
 def _test(run: Run, parts: Parts, plain: dict[str, Any]) -> None:
     """Scores the weights of the last epoch and of the best one on the test split."""
+    from segsweep import cost, sharing
+
+    parts.trainer.strategy.barrier("trained")  # the first rank may still be writing what all read now
     lines = parts.history.lines()
     last = dict(lines[-1])
     best = next(line for line in lines if line["epoch"] == parts.best.epoch)
@@ -187,15 +208,17 @@ def _test(run: Run, parts: Parts, plain: dict[str, Any]) -> None:
         steps=last["step"],
         images_seen=parts.task.images_seen,
         images_tested=len(parts.task.tested()),
+        peak_memory_mb=cost.largest(sharing.gather(cost.peak_memory_mb())),
     )
     floor = max(values["test/miou"] for values in run.record["floors"].values())
     log.info("test: mIoU %.4f with the weights of epoch %d (floor %.4f)", scores["test/miou"], best["epoch"] + 1, floor)
 
 
-def _give_up(run: Run, parts: Parts, plain: dict[str, Any]) -> float | None:
+def _give_up(run: Run, parts: Parts) -> None:
     """Records a run that its search has pruned: it is not tested."""
-    from segsweep import cost
+    from segsweep import cost, sharing
 
+    parts.trainer.strategy.barrier("trained")
     lines = parts.history.lines()
     best = next(line for line in lines if line["epoch"] == parts.best.epoch)
     run.ends_as = "pruned"
@@ -206,11 +229,10 @@ def _give_up(run: Run, parts: Parts, plain: dict[str, Any]) -> float | None:
         epochs=len(lines),
         steps=lines[-1]["step"],
         images_seen=parts.task.images_seen,
-        peak_memory_mb=cost.peak_memory_mb(),
+        peak_memory_mb=cost.largest(sharing.gather(cost.peak_memory_mb())),
     )
     parts.logger.experiment.close()
     log.info("pruned after epoch %d: %s", len(lines), shown(run.folder))
-    return best.get(plain["monitor"])
 
 
 def _finish(run: Run, parts: Parts, plain: dict[str, Any]) -> None:
@@ -220,7 +242,7 @@ def _finish(run: Run, parts: Parts, plain: dict[str, Any]) -> None:
     from segsweep import callbacks, cost, panels, projector
 
     task = parts.task.to(parts.trainer.strategy.root_device).eval()
-    batches = parts.data.test_dataloader()
+    batches = parts.data.test_images(task.tested())
     image = next(iter(batches)).image
     with parts.trainer.precision_plugin.forward_context():
         code, speeds = cost.code_size(task.model, image), cost.speeds(task.model, image)
@@ -228,7 +250,6 @@ def _finish(run: Run, parts: Parts, plain: dict[str, Any]) -> None:
     run.save(
         **({"code": code} if code else {}),
         images_per_s={"train": float(np.median(trained[1:] or trained)), **speeds},
-        peak_memory_mb=cost.peak_memory_mb(),
     )
     _compare_readouts(run, parts)
     counts, tested = task.test_counts(), task.tested()

@@ -16,6 +16,7 @@ from torch import Tensor
 from segsweep.data.windows import Windows, rare_classes
 from segsweep.regime import Images
 from segsweep.rng import mix, permutation, uniform
+from segsweep.sharing import rank, world_size
 from segsweep.types import Batch, DataSpec
 
 if TYPE_CHECKING:
@@ -60,12 +61,13 @@ class _Share(NamedTuple):
 
     pool: Tensor  # int64, positions
     num: int  # in a batch
+    mine: slice  # of each batch, what this rank takes
     order: Tensor  # int64, positions, batch after batch
     num_images: int  # of the split
 
     def batch(self, step: int) -> tuple[Tensor, Tensor]:
         """Positions of the images of a step, and keys that tell one showing of an image in an epoch from the next."""
-        place = torch.arange(step * self.num, (step + 1) * self.num)
+        place = torch.arange(step * self.num, (step + 1) * self.num)[self.mine]
         index = self.order[place]
         if len(self.pool) == self.num_images:  # what only fills up the last batch is no new showing
             return index, index
@@ -90,6 +92,8 @@ class TrainBatches:
     order, so that no batch is too small for batch normalisation. What is drawn for an image follows from (seed, epoch,
     index), so it does not depend on the batch, on where images are kept, or on who reads them. Labelled images that are
     shown again and again in an epoch, because few images have labels, are drawn for anew each time.
+
+    Of ranks that train together, each yields its equal part of the same batches.
     """
 
     def __init__(self, data: DataModule, device: torch.device) -> None:
@@ -137,6 +141,7 @@ class TrainBatches:
         shares = {
             images: self._shares(images) for images in {stage.images for stage in self.data.regime.stages.values()}
         }
+        size = self.data.batch_size // world_size()
         first, self._first = self._first, 0
         for step in range(first, self.num_batches):
             parts = shares[self.data.stage_at(self.epoch, step * self.data.pieces).images]
@@ -144,9 +149,9 @@ class TrainBatches:
             index, key = (torch.cat(columns) for columns in zip(*shown, strict=True))
             # Partners are of the same kind: mixed with others, labelled images would lose labels.
             pairs = [self._partners(keys, part.pool) for part, (_, keys) in zip(parts, shown, strict=True)]
-            mixed = torch.cat([at + i * self.data.batch_size for i, (at, _) in enumerate(pairs)])
+            mixed = torch.cat([at + i * size for i, (at, _) in enumerate(pairs)])
             partner = torch.cat([of for _, of in pairs])
-            num_unlabelled = self.data.batch_size * (len(parts) - 1)
+            num_unlabelled = size * (len(parts) - 1)
             is_hidden = self.is_hidden[index], self.is_hidden[partner]
             plan = _Plan(index, key, is_hidden[0], mixed, partner, is_hidden[1], num_unlabelled)
             yield from plan.divide(self.data.pieces)
@@ -159,7 +164,8 @@ class TrainBatches:
             pools = [self.labelled, self.unlabelled]
         else:
             pools = [every if images == "all" else self.labelled]
-        return [_Share(pool, size, self._order(pool, size), self.num_images) for pool in pools]
+        mine = slice(rank() * size // world_size(), (rank() + 1) * size // world_size())
+        return [_Share(pool, size, mine, self._order(pool, size), self.num_images) for pool in pools]
 
     def _order(self, pool: Tensor, num: int) -> Tensor:
         """Positions of all images of this epoch, pass after pass: (num_batches * num,) int64."""
@@ -252,25 +258,42 @@ class EvalBatches:
     """The batches of a split for validation and test, whole images, without augmentation.
 
     Images that have one size and whose masks have one native size share a batch, so that each field is one tensor.
-    ``only`` leaves out all other positions.
+
+    Args:
+        data: the dataset.
+        name: of the split.
+        device: where the batches are made.
+        only: positions of the images to yield; None: all of them.
+        is_shared: whether ranks that train together divide the batches, of ``batch_size`` images on all of them. One
+            that the last batch is not for yields an empty one, so that all have equal numbers.
     """
 
-    def __init__(self, data: DataModule, name: str, device: torch.device, only: Iterable[int] | None = None) -> None:
+    def __init__(
+        self,
+        data: DataModule,
+        name: str,
+        device: torch.device,
+        only: Iterable[int] | None = None,
+        is_shared: bool = False,
+    ) -> None:
         self.split, self.spec, self.device = data.store.splits[name], data.spec, device
         self.windows = Windows(self.split, device, data.storage)
         self.num_workers = data.num_workers
         # Tiles are batched among themselves, so one large image at a time.
-        batch_size = 1 if data.spec.tile else -(-data.batch_size // data.pieces)
+        first, step = (rank(), world_size()) if is_shared else (0, 1)
+        batch_size = 1 if data.spec.tile else -(-data.batch_size // (data.pieces * step))
         chosen = None if only is None else set(only)
         by_size: dict[tuple[int, ...], list[int]] = {}
         for position, sizes in enumerate(np.concatenate([self.split.sizes, self.split.shapes], axis=1).tolist()):
             if chosen is None or position in chosen:
                 by_size.setdefault(tuple(sizes), []).append(position)
-        self.batches = [
+        batches = [
             positions[i : i + batch_size]
             for positions in by_size.values()
             for i in range(0, len(positions), batch_size)
         ]
+        mine = batches[first::step]
+        self.batches = mine + [[]] * (-(-len(batches) // step) - len(mine))
 
     def __len__(self) -> int:
         return len(self.batches)
@@ -279,7 +302,12 @@ class EvalBatches:
         yield from _ahead(self.batch, self.batches, 0 if self.windows.is_resident else self.num_workers)
 
     def batch(self, positions: list[int]) -> Batch:
-        """The images at these positions, which have one size, as have their native masks."""
+        """The images at these positions, which have one size, as have their native masks; none without positions."""
+        if not positions:
+            none = torch.zeros(0, dtype=torch.int64, device=self.device)
+            return Batch(
+                none.new_zeros((0, self.spec.in_channels, 1, 1), dtype=torch.float32), none[:, None, None], none
+            )
         starts, (height, width) = self.split.starts, self.split.sizes[positions[0]].tolist()
         pixels = [self.windows.images[starts[i] : starts[i] + height * width] for i in positions]
         images = torch.stack(pixels).to(self.device).view(len(positions), height, width, -1)

@@ -47,7 +47,7 @@ class DataModule(pl.LightningDataModule):
         crop_balance: share of crops that hold a pixel drawn with a probability inverse to its class's share of pixels.
         tile: (h, w) in pixels of overlapping tiles by which images are scored, or None for whole images.
         tile_overlap: share of a tile that the next one covers again.
-        batch_size: images per optimisation step; also used in validation and test.
+        batch_size: images per optimisation step, of all ranks together; also used in validation and test.
         labelled_fraction: share of the training masks that may be used; subsets of one seed are nested, and chosen so
             that each class has an image where possible.
         storage: where decoded images are kept, ``device`` or ``memory``; ``auto``: on the device if they fit into a
@@ -204,12 +204,12 @@ class DataModule(pl.LightningDataModule):
         return EvalBatches(self, "test", self._device(), positions)
 
     def val_dataloader(self) -> EvalBatches:
-        """Whole images in order, masks at native size."""
-        return EvalBatches(self, "val", self._device())
+        """Whole images in order, masks at native size; each rank its share of them."""
+        return EvalBatches(self, "val", self._device(), is_shared=True)
 
     def test_dataloader(self) -> EvalBatches:
-        """Whole images in order, masks at native size."""
-        return EvalBatches(self, "test", self._device())
+        """Whole images in order, masks at native size; each rank its share of them."""
+        return EvalBatches(self, "test", self._device(), is_shared=True)
 
     def labelled(self) -> Tensor:
         """Positions of the training images whose masks may be used: (n,) int64, at least one."""

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from segsweep import journal
-from segsweep.check import JobConfig, Verdict
 from segsweep.composer import Composer
 from segsweep.config import is_silent
+from segsweep.inspection import JobConfig, Verdict
 from segsweep.run import ConfigError, flatten, redact_overrides
 from segsweep.search.proposal import Proposals
 from segsweep.search.settings import Finding

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from segsweep.axes import Axis
-from segsweep.check import Verdict
 from segsweep.composer import Composer
 from segsweep.drafts import Draft, draft, fits
+from segsweep.inspection import Verdict
 from segsweep.run import ConfigError
 from segsweep.search.space import Dimension, Space
 from segsweep.sweep import Job

@@ -13,9 +13,9 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
 from segsweep import journal
-from segsweep.check import inspect_jobs
 from segsweep.command import stop
 from segsweep.composer import Composer
+from segsweep.inspection import inspect_jobs
 from segsweep.launcher import EXIT_SOME_FAILED, LocalLauncher, sweep_options
 from segsweep.run import ConfigError, lock
 from segsweep.sweep import SweepOptions

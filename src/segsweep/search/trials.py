@@ -205,9 +205,9 @@ def summary(study: optuna.Study) -> str:
     line = f"{len(states)} trials: {said}, {states.count(TrialState.FAIL)} failed"
     if TrialState.COMPLETE not in states:
         return line
-    best = study.best_trials  # with one objective, the first of equals
+    best = study.best_trials[: 1 if len(study.directions) == 1 else 5]
     shown = "; ".join(
-        f"trial {trial.number} {', '.join(f'{value:.4g}' for value in trial.values)}" for trial in best[:5]
+        f"trial {trial.number} with {', '.join(f'{value:.4g}' for value in trial.values)}" for trial in best
     )
     return f"{line}. Best: {shown}"
 

@@ -33,7 +33,7 @@ WARM = (
     "safetensors.torch",
     "sklearn.datasets",
     "segsweep.callbacks",
-    "segsweep.check",
+    "segsweep.inspection",
     "segsweep.checkpoints",
     "segsweep.cost",
     "segsweep.data.datamodule",
