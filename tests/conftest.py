@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-# A shell ignores Ctrl-C for what it starts in the background, and processes inherit that: tests that send it would hang.
+# A shell ignores Ctrl-C for what it starts in the background, and processes inherit that: tests sending it would hang.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
