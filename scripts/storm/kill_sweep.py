@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from commands import PLAIN_HYDRA, TINY, Command
-from witness import Row, SweepWitness, count_states, ledger, parser, report, workplace
+from witness import Row, SweepWitness, ledger, parser, report, workplace
 
 
 @dataclass(frozen=True)
@@ -45,17 +45,18 @@ class Storm:
             num_sweeps += 1
             witness = SweepWitness(folder / f"outputs/sweeps/storm{num_sweeps}")
             while True:
+                before = len(ledger(witness.folder))
                 command = self.start(folder, witness.folder.name)
                 code = command.wait(draw.uniform(0, longest) if row.attempts < self.num_kills else None)
                 if code is not None:
                     break
                 row.losses += [f"process {pid} outlived a kill" for pid in command.kill(self.alone)]
                 row.attempts += 1
-                met_jobs += count_states(witness.folder)["running"] > 0
+                met_jobs += len(ledger(witness.folder)) > before
                 witness.look()
             row.losses += [f"exit code {code} of a sweep without faults"] * (code != 0)
             row.losses += self._run_again(folder, witness)
-        row.remark = f"{num_sweeps} x {self.num_jobs} jobs, {met_jobs} kills met running jobs"
+        row.remark = f"{num_sweeps} x {self.num_jobs} jobs, {met_jobs} kills came after the start-up"
         return row
 
     def _longest_life(self, folder: Path) -> float:

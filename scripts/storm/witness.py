@@ -9,7 +9,6 @@ import hashlib
 import json
 import sys
 import tempfile
-from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -69,11 +68,6 @@ def records(sweep: Path) -> dict[str, dict[str, Any]]:
 def completed(sweep: Path) -> list[str]:
     """The jobs that are complete."""
     return [name for name, record in records(sweep).items() if record["status"] == "completed"]
-
-
-def count_states(sweep: Path) -> Counter[str]:
-    """How many jobs are in each state."""
-    return Counter(record["status"] for record in records(sweep).values())
 
 
 def ledger(sweep: Path) -> list[dict[str, Any]]:

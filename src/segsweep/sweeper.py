@@ -3,6 +3,7 @@
 import logging
 import os
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,10 @@ from segsweep.hints import written
 from segsweep.inspection import inspect_jobs
 from segsweep.launcher import LocalLauncher, finish, sweep_options
 from segsweep.plan import STATES, Plan, make_plan
-from segsweep.run import ConfigError, lock
-from segsweep.sweep import Outcome
+from segsweep.run import ConfigError, lock, read_record
+from segsweep.sweep import Job, Outcome
 from segsweep.sweep.ending import outcome_of
+from segsweep.sweep.failures import write_failures
 from segsweep.sweep.ledger import mend_ledger
 from segsweep.sweep.processes import call, warm_up
 from segsweep.sweep.progress import duration
@@ -90,7 +92,9 @@ def run(launcher: Launcher, plan: Plan) -> list[Outcome]:
     Raises:
         SystemExit: a job failed, or the sweep was stopped.
     """
-    jobs, folder = plan.pending, os.path.relpath(plan.folder)
+    # Another process may have finished jobs between the plan and the lock.
+    jobs = [job for job in plan.pending if (read_record(job.folder) or {}).get("status") != "completed"]
+    folder = os.path.relpath(plan.folder)
     if not jobs:
         log.info("%s: all %d jobs are done already. Who wins: segsweep-report %s", folder, len(plan.jobs), folder)
         return []
@@ -98,11 +102,20 @@ def run(launcher: Launcher, plan: Plan) -> list[Outcome]:
     if isinstance(launcher, LocalLauncher):
         outcomes = launcher.run(jobs, num_jobs=len(plan.jobs))
     else:
-        # Other launchers compose each job anew, on another machine perhaps; its folder has to be the planned one.
-        launcher.launch([[*job.overrides, f"hydra.sweep.subdir={written(job.name)}"] for job in jobs], 0)
-        outcomes = [outcome_of(job) for job in jobs]
+        outcomes = _run_elsewhere(launcher, jobs)
+        write_failures(plan.folder, outcomes)
     finish(plan.folder, outcomes)
     return outcomes
+
+
+def _run_elsewhere(launcher: Launcher, jobs: Sequence[Job]) -> list[Outcome]:
+    """Other launchers compose each job anew, on another machine perhaps; its folder has to be the planned one."""
+    overrides = [[*job.overrides, f"hydra.sweep.subdir={written(job.name)}"] for job in jobs]
+    try:
+        launcher.launch(overrides, 0)
+    except Exception as error:  # the queue's, or of a job that was killed: what became of all jobs, their records know
+        log.error("%s: %s: %s", type(launcher).__name__, type(error).__name__, error)
+    return [outcome_of(job) for job in jobs]
 
 
 def describe(plan: Plan, num_at_once: int) -> str:

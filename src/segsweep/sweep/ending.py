@@ -1,13 +1,16 @@
 """How a job's process ended, and what became of the job: its record says so, or gets to say so here."""
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from segsweep.run import close_run, read_record, redact_overrides
+from segsweep.run import close_run, is_running, read_record, redact_overrides
 from segsweep.sweep.job import Job, Outcome
 from segsweep.sweep.processes import how_it_ended, signal_name
+
+_LOOK_S = 1.0  # between looks at a job that runs elsewhere
 
 
 @dataclass(frozen=True)
@@ -65,14 +68,18 @@ def judge(job: Job, before: bytes | None, end: End, sweep: str | None) -> Outcom
 
 
 def outcome_of(job: Job) -> Outcome:
-    """What became of a job that ran elsewhere, by its record alone; one without a result has failed."""
+    """What became of a job that ran elsewhere, by its record alone; waits while a live process holds it."""
+    while is_running(job.folder):
+        time.sleep(_LOOK_S)
     record = _readable(job.folder)
     status = record.get("status")
     if status in ("completed", "pruned"):
         return Outcome(job, status, value=_value(record))
     if status in ("failed", "interrupted"):
         return Outcome(job, status, record.get("error"))
-    return Outcome(job, "failed", {"class": "killed", "message": "ended without a result"})
+    if record:
+        return Outcome(job, "failed", {"class": "killed", "message": "its process ended without a result"})
+    return Outcome(job, "failed", {"class": "lost", "message": "no record: it did not begin, or is queued still"})
 
 
 def peak_memory(outcome: Outcome) -> dict[str, float] | None:
