@@ -159,7 +159,10 @@ def wait_for(condition, process):
 def assert_interrupted(process, run, code, number):
     begin = time.monotonic()
     process.send_signal(number)
-    assert process.wait(60) == code
+    try:
+        assert process.wait(60) == code
+    finally:
+        process.kill()  # one that does not obey must not stay
     assert time.monotonic() - begin < 10
     assert read_record(run)["status"] == "interrupted"
 
