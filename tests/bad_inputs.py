@@ -1004,7 +1004,7 @@ def _is_off_by_one(result: Any) -> None:
     Works(
         _is_off_by_one,
         (
-            "WARNING segsweep.train: data: class 'a' (0) never occurs, all others do (a 0.0%, b 7",
+            "WARNING segsweep.fitting: data: class 'a' (0) never occurs, all others do (a 0.0%, b 7",
             "map them with 'data.label_map={1:0,2:1,3:2}'",
         ),
     ),
@@ -1064,7 +1064,7 @@ def _learns_without_nan(result: Any) -> None:
     "all-ignored",
     Works(
         _learns_without_nan,
-        ("WARNING segsweep.train: data: 1 of 6 train masks have no valid pixel, only ignored ones (images/train",),
+        ("WARNING segsweep.fitting: data: 1 of 6 train masks have no valid pixel, only ignored ones (images/train",),
         is_trained=True,
     ),
     overrides=("data.batch_size=1",),  # one of six steps sees nothing but ignored pixels
@@ -1089,7 +1089,7 @@ def _(tree: Tree) -> None:
 @case(
     33,
     "few-ignored",
-    Works(lambda _: None, ("INFO segsweep.train: data: 1 of 26 train masks have no valid pixel",)),
+    Works(lambda _: None, ("INFO segsweep.fitting: data: 1 of 26 train masks have no valid pixel",)),
 )
 def _(tree: Tree) -> None:
     for i in range(6, 26):
@@ -1111,7 +1111,7 @@ def _without(tree: Tree, *splits: str) -> None:
     "class-absent-in-train",
     Works(
         lambda result: _counts_as(result, 0.0),
-        ("WARNING segsweep.train: data: class 'c' is in val, test but not in train: it cannot be learnt",),
+        ("WARNING segsweep.fitting: data: class 'c' is in val, test but not in train: it cannot be learnt",),
         is_trained=True,
     ),
 )
@@ -1133,8 +1133,8 @@ def _counts_as(result: Any, expected: float | None) -> None:
     Works(
         lambda result: _counts_as(result, None),
         (
-            "WARNING segsweep.train: data: class 'c' is in train but not in val: its IoU there is empty",
-            "WARNING segsweep.train: data: class 'c' is in train but not in test: its IoU there is empty",
+            "WARNING segsweep.fitting: data: class 'c' is in train but not in val: its IoU there is empty",
+            "WARNING segsweep.fitting: data: class 'c' is in train but not in test: its IoU there is empty",
         ),
         is_trained=True,
     ),
