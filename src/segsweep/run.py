@@ -159,7 +159,8 @@ def close_run(
             if run.is_completed or run.record.get("fingerprint") != identity["fingerprint"]:
                 return False
             worked = {"wall_s": run.record.get("wall_s", 0.0) + killed_s(folder, run.record)}
-            run.save(**{**facts, **run.record, **worked, "status": status, "error": error and dict(error), "finished": _now()})
+            end = {"status": status, "error": error and dict(error), "finished": _now()}
+            run.save(**{**facts, **run.record, **worked, **end})
             _append_to_ledger(run)
             return True
     except ValueError:  # somebody else has the lock, or the file is no record
