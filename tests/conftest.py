@@ -11,6 +11,10 @@ from pathlib import Path
 
 import pytest
 
+# A shell ignores Ctrl-C for what it starts in the background, and processes inherit that: tests sending it would hang.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 # Before torch: processes side by side share the cores; with all threads each, they would wait for each other.
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 from segsweep.run import open_run
+from segsweep.signals import Interrupted
 from segsweep.sweep import Job
 
 
@@ -82,7 +83,7 @@ def waits(job, run):
     """As a run in training: SIGTERM ends it as interrupted."""
 
     def end(number, frame):
-        raise SystemExit(128 + number)
+        raise Interrupted(number)
 
     signal.signal(signal.SIGTERM, end)
     (job.folder / "hangs").write_text(str(os.getpid()))

@@ -310,8 +310,8 @@ def test_the_match_sees_labelled_training_masks_alone(start, monkeypatch):
 
     init = datamodule.EvalBatches.__init__
 
-    def with_splits(self, data, *arguments):
-        init(self, data, *arguments)
+    def with_splits(self, data, *arguments, **options):
+        init(self, data, *arguments, **options)
         self.data_splits = data.store.splits
 
     straight = list(fitted)

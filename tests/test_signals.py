@@ -22,6 +22,14 @@ from tests.conftest import TINY, history
 SMALL = ["model.widths=[4,8]"]
 
 
+@pytest.fixture(autouse=True)
+def _ctrl_c():
+    """What a shell starts in the background ignores Ctrl-C, and so would everything below it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def send(number=signal.SIGTERM):
     os.kill(os.getpid(), number)
 
@@ -61,6 +69,13 @@ def test_what_is_swallowed_comes_again():
             send()
         with pytest.raises(Interrupted):
             signals.check()
+
+
+def test_what_is_ignored_stays_ignored():
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with signals.handled():
+        send(signal.SIGINT)
+        signals.check()
 
 
 def test_another_thread_is_left_alone():
@@ -159,7 +174,10 @@ def wait_for(condition, process):
 def assert_interrupted(process, run, code, number):
     begin = time.monotonic()
     process.send_signal(number)
-    assert process.wait(60) == code
+    try:
+        assert process.wait(60) == code
+    finally:
+        process.kill()  # one that does not obey must not stay
     assert time.monotonic() - begin < 10
     assert read_record(run)["status"] == "interrupted"
 

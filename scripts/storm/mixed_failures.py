@@ -12,7 +12,7 @@ import csv
 from dataclasses import dataclass
 from pathlib import Path
 
-from commands import PLAIN_HYDRA, TINY, Command
+from commands import TINY, Command
 from witness import Row, SweepWitness, completed, ledger, parser, records, report, workplace
 
 # What a job does, and the class by which its failure is named.
@@ -40,7 +40,7 @@ class MixedSweep:
         """Starts the sweep, or tries again what failed."""
         model = ["model._target_=faulty.Net", f"+model.fault={','.join(self.words)}"]
         arguments = ["-m", *TINY, *model, f"sweep.timeout_s={self.timeout_s}", "name=mixed"]
-        return Command([*arguments, *PLAIN_HYDRA * self.is_control], folder)
+        return Command([*arguments, *["hydra/launcher=basic"] * self.is_control], folder)
 
     def run(self, folder: Path) -> list[Row]:
         """Runs the sweep and then the same command again."""
@@ -65,7 +65,7 @@ class MixedSweep:
         """Waits for the command; a hanging job must not hold it up."""
         command = self.start(folder)
         patience = 300 + 3 * self.timeout_s
-        code = command.wait(60 if self.is_control else patience)
+        code = command.wait(patience)
         if code is None:
             return [f"process {pid} outlived a kill" for pid in command.kill()] + ["the sweep hangs with its job"]
         return [f"exit code {code} instead of {SOME_JOBS_FAILED}"] * (code != SOME_JOBS_FAILED)
