@@ -29,7 +29,8 @@ def main() -> None:
     parser.add_argument("--repetitions", type=int, default=3)
     parser.add_argument("--epochs", type=int, default=8)
     parser.add_argument("--jobs", default="1", help="at once; 1: each selection knows all trials before it")
-    parser.add_argument("--reduction-factor", type=int, default=3, help="of asha: one of as many goes on")
+    parser.add_argument("--reduction-factor", type=int, default=2, help="of asha: one of as many goes on")
+    parser.add_argument("--as-published", action="store_true", help="promotions go before new runs")
     parser.add_argument("--tiny", action="store_true", help="a few images, one repetition")
     options = parser.parse_args()
     rows = []
@@ -59,6 +60,7 @@ def search(options: argparse.Namespace, pruner: str, seed: int) -> dict:
                f"name={folder.name}", f"sweep.jobs={options.jobs}", *(TINY if options.tiny else [])]  # fmt: skip
     if pruner == "asha":
         command.append(f"hydra.sweeper.pruner.reduction_factor={options.reduction_factor}")
+        command.append(f"hydra.sweeper.pruner.breadth_first={str(not options.as_published).lower()}")
     start = time.perf_counter()
     subprocess.run(command, check=True)
     records = [json.loads(file.read_text()) for file in sorted(folder.glob("*/record.json"))]

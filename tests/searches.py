@@ -17,6 +17,7 @@ from omegaconf import OmegaConf
 from segsweep import CONF_DIR, journal
 from segsweep.composer import Composer
 from segsweep.config import fingerprint
+from segsweep.halving import UNTIL, SuccessiveHalving, has_reached
 from segsweep.inspection import Verdict
 from segsweep.run import lock, open_run, read_record
 from segsweep.search.plan import make_plan
@@ -31,9 +32,10 @@ COMPOSER = Composer()  # remembers what it has composed
 NUM_EPOCHS = 8
 
 
-def settings(sampler="random", pruner="none", **changes):
-    """The node ``hydra.sweeper``, as the command line would compose it."""
-    return _settings(sampler, pruner) | changes
+def settings(sampler="random", pruner="none", arguments=None, **changes):
+    """The node ``hydra.sweeper``, as the command line would compose it; ``arguments`` are the pruner's."""
+    node = _settings(sampler, pruner)
+    return node | ({"pruner": node["pruner"] | arguments} if arguments else {}) | changes
 
 
 @functools.cache
@@ -68,7 +70,7 @@ class Workers:
 
     def __init__(self, at_once=1, results=None, seconds=0.0):
         self.at_once, self.results, self.seconds = at_once, results or {}, seconds
-        self.waiting, self.ran, self.most = deque(), [], 0
+        self.waiting, self.ran, self.most, self.epochs = deque(), [], 0, 0
 
     @property
     def free(self):
@@ -86,24 +88,33 @@ class Workers:
             return Outcome(job, result, {"class": "oom", "message": "no memory"} if result == "failed" else None)
         job.folder.mkdir(exist_ok=True)
         with open_run(job.folder, {"fingerprint": job.fingerprint, "config": {}, "monitor": "val/miou"}) as run:
-            run.ends_as = self._train(job, result)
-            run.save(metrics={"val/miou": result}, parameters=100, epochs=NUM_EPOCHS)
+            run.ends_as, epochs = self._train(job, result, first=1 + run.before.get("epochs", 0))
+            run.save(metrics={"val/miou": result}, parameters=100, epochs=epochs)
         return outcome_of(job)
 
-    def _train(self, job, result):
-        """Reports as ``pruning.Pruning`` does, if the search has a pruner."""
+    def _train(self, job, result, first):
+        """Reports as ``pruning.Pruning`` does, if the search has a pruner; how it ended, and after how many epochs."""
         file = job.folder.parent / journal.FILE
         pruner = journal.about(file)["pruner"]
-        for step in range(1, NUM_EPOCHS + 1):
-            time.sleep(self.seconds / NUM_EPOCHS)
-            if pruner:
-                study = open_study(file, pruner)
-                trial = study.get_trials(deepcopy=False)[job.index]
-                if step not in trial.intermediate_values:
-                    study._storage.set_trial_intermediate_value(trial._trial_id, step, result * step / NUM_EPOCHS)
-                if step < NUM_EPOCHS and study.pruner.prune(study, study._storage.get_trial(trial._trial_id)):
-                    return "pruned"
-        return "completed"
+        for step in range(max(1, first - 1), NUM_EPOCHS + 1):  # a checkpoint knows the score that it was written with
+            time.sleep(self.seconds / NUM_EPOCHS * (step >= first))
+            self.epochs += step >= first
+            if pruner and self._reports(file, pruner, job.index, step, result * step / NUM_EPOCHS):
+                return "paused" if SuccessiveHalving.of(pruner) else "pruned", step
+        return "completed", NUM_EPOCHS
+
+    def _reports(self, file, pruner, number, step, value):
+        """Whether the run has to end."""
+        study = open_study(file, pruner)
+        trial = study.get_trials(deepcopy=False)[number]
+        if step not in trial.intermediate_values:
+            study._storage.set_trial_intermediate_value(trial._trial_id, step, value)
+        trial = study._storage.get_trial(trial._trial_id)
+        if step == NUM_EPOCHS:
+            return False
+        if SuccessiveHalving.of(pruner):
+            return has_reached(trial.user_attrs.get(UNTIL), trial.intermediate_values)
+        return study.pruner.prune(study, trial)
 
 
 def states(folder):

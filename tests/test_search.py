@@ -307,7 +307,10 @@ def test_every_option_is_accepted(part):
         ({"sampler": "grid"}, "optimizer.lr: a grid has no end of values"),
         ({"objectives": ["val/mio"]}, "there is no val/mio. Did you mean 'val/miou'?"),
         ({"objectives": ["test/miou"]}, "a search that sees the test split spoils it"),
-        ({"objectives": ["val/miou", "parameters"], "pruner": "asha"}, "Optuna prunes with one objective only"),
+        (
+            {"objectives": ["val/miou", "parameters"], "pruner": "asha"},
+            "a pruner compares by one objective, and there are 2",
+        ),
         ({"objectives": ["parameters"], "pruner": "asha"}, "parameters is not known before a run is over"),
     ],
 )
@@ -347,7 +350,9 @@ def test_a_dry_run_shows_the_space(tmp_path):
     shown = describe(plan_of(tmp_path, pruner="asha"), {"COMPLETE": 3, "RUNNING": 1})
     assert "optimizer.lr     float        0.0001 to 0.1, log" in shown
     assert "maximize val/miou" in shown
-    assert "pruner: SuccessiveHalvingPruner(min_resource=1" in shown
+    assert (
+        "pruner: SuccessiveHalving(reduction_factor=2, min_epochs=1, breadth_first=True) after 1, 2, 4 epochs" in shown
+    )
     assert "20 trials of at most 8 epochs: 3 completed, 0 pruned, 0 failed, 17 left, 1 of them begun" in shown
 
 

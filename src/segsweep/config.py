@@ -133,9 +133,9 @@ class Parts:
     pruning: list[Pruning]
 
     @property
-    def is_pruned(self) -> bool:
-        """Whether the search that the run is a trial of has given it up."""
-        return any(callback.is_pruned for callback in self.pruning)
+    def ends_as(self) -> str:
+        """Status of the run: ``completed``, or what the search that it is a trial of has made of it."""
+        return next((callback.ends_as for callback in self.pruning), "completed")
 
 
 def build_model(plain: dict[str, Any]) -> nn.Module:

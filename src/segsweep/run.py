@@ -38,7 +38,8 @@ class Run:
         folder: of the run.
         record: what ``record.json`` holds; ``save`` writes it.
         before: what it held when this session began.
-        ends_as: its status if nothing goes wrong: ``completed``, or ``pruned`` if a search has given it up.
+        ends_as: its status if nothing goes wrong: ``completed``; ``pruned`` if a search has given it up, ``paused`` if
+            it waits there for others to be compared with.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -137,13 +138,13 @@ def read_record(folder: Path) -> dict[str, Any] | None:
 
 
 def close_run(
-    folder: Path, status: str, error: Mapping[str, str], identity: Mapping[str, Any], facts: Mapping[str, Any]
+    folder: Path, status: str, error: Mapping[str, str] | None, identity: Mapping[str, Any], facts: Mapping[str, Any]
 ) -> bool:
     """Writes how a run ended if its own process could not: it was killed, or failed before it reached the run.
 
     Args:
         folder: of the run; it exists.
-        status: ``failed`` or ``interrupted``.
+        status: ``failed``, ``interrupted``, or ``pruned`` for one that is paused.
         error: class and message.
         identity: ``fingerprint``, and what a record without a run says about where it comes from.
         facts: for what the record does not have yet.
@@ -158,7 +159,8 @@ def close_run(
             if run.is_completed or run.record.get("fingerprint") != identity["fingerprint"]:
                 return False
             worked = {"wall_s": run.record.get("wall_s", 0.0) + killed_s(folder, run.record)}
-            run.save(**{**facts, **run.record, **worked, "status": status, "error": dict(error), "finished": _now()})
+            end = {"status": status, "error": error and dict(error), "finished": _now()}
+            run.save(**{**facts, **run.record, **worked, **end})
             _append_to_ledger(run)
             return True
     except ValueError:  # somebody else has the lock, or the file is no record

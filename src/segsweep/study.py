@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from segsweep import journal
+from segsweep.halving import SuccessiveHalving
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,7 +25,7 @@ def open_study(
 
     Args:
         file: the journal.
-        pruner: plain description of one.
+        pruner: plain description of one; ``SuccessiveHalving`` is not for Optuna to follow.
         directions: ``maximize`` or ``minimize`` for each objective, to begin a study if there is none.
 
     Raises:
@@ -36,7 +37,8 @@ def open_study(
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     storage = JournalStorage(journal.Journal(file))  # type: ignore[arg-type]  # it asks for no more than its methods
-    chosen = make_pruner(pruner) if pruner else optuna.pruners.NopPruner()
+    is_ours = SuccessiveHalving.of(pruner) is not None
+    chosen = make_pruner(pruner) if pruner and not is_ours else optuna.pruners.NopPruner()
     if directions is None:
         return optuna.load_study(study_name=journal.ABOUT, storage=storage, pruner=chosen)
     return optuna.create_study(

@@ -123,8 +123,8 @@ def _work(run: Run, plain: dict[str, Any]) -> None:
     model = build_model(plain)
     run.save(threads=torch.get_num_threads(), **_describe(model, plain))
     parts = fit(run, model, plain)
-    if parts.is_pruned:
-        _give_up(run, parts)
+    if parts.ends_as != "completed":
+        _leave(run, parts)
         return
     if plain["trainer"]["strategy"] == "fsdp":
         parts = build_whole(parts, plain, run.folder)
@@ -214,14 +214,14 @@ def _test(run: Run, parts: Parts, plain: dict[str, Any]) -> None:
     log.info("test: mIoU %.4f with the weights of epoch %d (floor %.4f)", scores["test/miou"], best["epoch"] + 1, floor)
 
 
-def _give_up(run: Run, parts: Parts) -> None:
-    """Records a run that its search has pruned: it is not tested."""
+def _leave(run: Run, parts: Parts) -> None:
+    """Records a run that its search has pruned or paused: it is not tested."""
     from segsweep import cost, sharing
 
     parts.trainer.strategy.barrier("trained")
     lines = parts.history.lines()
     best = next(line for line in lines if line["epoch"] == parts.best.epoch)
-    run.ends_as = "pruned"
+    run.ends_as = parts.ends_as
     run.save(
         metrics=_metrics(best),
         metrics_last=_metrics(lines[-1]),
@@ -232,7 +232,7 @@ def _give_up(run: Run, parts: Parts) -> None:
         peak_memory_mb=cost.largest(sharing.gather(cost.peak_memory_mb())),
     )
     parts.logger.experiment.close()
-    log.info("pruned after epoch %d: %s", len(lines), shown(run.folder))
+    log.info("%s after epoch %d: %s", run.ends_as, len(lines), shown(run.folder))
 
 
 def _finish(run: Run, parts: Parts, plain: dict[str, Any]) -> None:

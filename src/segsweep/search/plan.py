@@ -9,6 +9,7 @@ from typing import Any
 from segsweep import journal
 from segsweep.composer import Composer
 from segsweep.config import is_silent
+from segsweep.halving import SuccessiveHalving
 from segsweep.inspection import JobConfig, Verdict
 from segsweep.run import ConfigError, flatten, redact_overrides
 from segsweep.search.proposal import Proposals
@@ -90,6 +91,7 @@ def make_plan(
         "n_trials": _num_trials(settings, space),
         "epochs": max(plain["trainer"]["max_epochs"] for plain in resolved),
     }
+    _refuse_no_selection(about)
     _refuse_other_search(folder, about)
     return SearchPlan(folder, proposals, settings, about)
 
@@ -120,6 +122,16 @@ def _num_trials(settings: Mapping[str, Any], space: Space) -> int:
     if not str(settings["sampler"].get("_target_")).endswith(".GridSampler") or space.size is None:
         return number or 0
     return space.size if number is None else min(number, space.size)
+
+
+def _refuse_no_selection(about: Mapping[str, Any]) -> None:
+    halving = SuccessiveHalving.of(about["pruner"])
+    epochs = about["epochs"]
+    if halving is not None and epochs > 1 and not halving.rungs(epochs):
+        raise ConfigError(
+            f"hydra.sweeper.pruner: runs of {epochs} epochs (trainer.max_epochs) end before the first selection. Set "
+            f"hydra.sweeper.pruner.reduction_factor={halving.reduction_factor}, or min_epochs, lower"
+        )
 
 
 def _refuse_other_search(folder: Path, about: Mapping[str, Any]) -> None:
@@ -155,6 +167,8 @@ def describe(plan: SearchPlan, states: Mapping[str, int]) -> str:
     lines.append(", ".join(goals))
     for part in ("sampler", "pruner"):
         lines.append(f"{part}: {_called(about[part])}")
+    if halving := SuccessiveHalving.of(about["pruner"]):
+        lines[-1] += f" after {', '.join(map(str, halving.rungs(about['epochs'])))} epochs"
     counts = Counter(states)
     done = counts["COMPLETE"] + counts["PRUNED"] + counts["FAIL"]
     said = f"{counts['COMPLETE']} completed, {counts['PRUNED']} pruned, {counts['FAIL']} failed"

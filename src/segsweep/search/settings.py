@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 from annotated_types import Ge, Gt
 
+from segsweep.halving import SuccessiveHalving
 from segsweep.hints import did_you_mean
 from segsweep.search.space import Space
 from segsweep.study import make_pruner
@@ -33,7 +34,8 @@ class Settings:
         n_trials: of the search: finished, pruned and failed ones; None: every point, for ``sampler=grid``.
         objectives: what to optimise, metrics of validation or costs; None: the metric that ``monitor`` names.
         sampler: ``_target_`` of a sampler and its arguments.
-        pruner: ``_target_`` of one of Optuna's pruners and its arguments; None: no trial is ended early.
+        pruner: ``_target_`` of ``SuccessiveHalving`` or of one of Optuna's pruners and its arguments; None: no trial
+            is ended early.
         seed: of the search itself; the trials' is the key ``seed``.
         max_consecutive_failures: after as many failed trials in a row the search gives up; None: never.
     """
@@ -111,7 +113,7 @@ def _check_part(name: str, node: object, space: Space) -> Iterator[str]:
         return
     lines = list(check_node(path, node, {"search_space"}, Defaults("hydra", {})))
     yield from lines
-    if lines:
+    if lines or (name == "pruner" and SuccessiveHalving.of(node) is not None):
         return
     base, build = (
         (optuna.samplers.BaseSampler, lambda: make_sampler(node, space, 0, 0))
@@ -146,7 +148,7 @@ def _check_pruner(node: Mapping[str, Any], objectives: Sequence[str]) -> Iterato
     if not node.get("pruner"):
         return
     if len(objectives) > 1:
-        yield f"{_NODE}.pruner: Optuna prunes with one objective only, and there are {len(objectives)}. {none}"
+        yield f"{_NODE}.pruner: a pruner compares by one objective, and there are {len(objectives)}. {none}"
     elif objectives[0] in COSTS:
         yield f"{_NODE}.pruner: {objectives[0]} is not known before a run is over. {none}, or search for a metric"
 

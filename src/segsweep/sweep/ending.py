@@ -10,6 +10,7 @@ from segsweep.run import close_run, is_running, read_record, redact_overrides
 from segsweep.sweep.job import Job, Outcome
 from segsweep.sweep.processes import how_it_ended, signal_name
 
+_GOOD = ("completed", "pruned", "paused")  # ends of a run that has gone as far as it was to go
 _LOOK_S = 1.0  # between looks at a job that runs elsewhere
 
 
@@ -52,11 +53,11 @@ def judge(job: Job, before: bytes | None, end: End, sweep: str | None) -> Outcom
     """
     record = _readable(job.folder)
     own = record if record_text(job.folder) != before else {}
-    if own.get("status") in ("completed", "pruned"):
+    if own.get("status") in _GOOD:
         return Outcome(job, own["status"], value=_value(own))
     if end.limit is None and own.get("status") in ("failed", "interrupted"):
         return Outcome(job, own["status"], own.get("error"))
-    if not own and end.exit_code == 0 and record.get("status") in ("completed", "pruned"):
+    if not own and end.exit_code == 0 and record.get("status") in _GOOD:
         return Outcome(job, record["status"], value=_value(record))  # it was finished already
     status, (kind, message) = _explain(end)
     error = {"class": kind, "message": message}
@@ -73,7 +74,7 @@ def outcome_of(job: Job) -> Outcome:
         time.sleep(_LOOK_S)
     record = _readable(job.folder)
     status = record.get("status")
-    if status in ("completed", "pruned"):
+    if status in _GOOD:
         return Outcome(job, status, value=_value(record))
     if status in ("failed", "interrupted"):
         return Outcome(job, status, record.get("error"))
@@ -84,7 +85,7 @@ def outcome_of(job: Job) -> Outcome:
 
 def peak_memory(outcome: Outcome) -> dict[str, float] | None:
     """Memory that a finished job took, as its record has it."""
-    return _readable(outcome.job.folder).get("peak_memory_mb") if outcome.status in ("completed", "pruned") else None
+    return _readable(outcome.job.folder).get("peak_memory_mb") if outcome.status in _GOOD else None
 
 
 def _explain(end: End) -> tuple[Literal["failed", "interrupted"], tuple[str, str]]:

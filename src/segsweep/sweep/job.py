@@ -45,6 +45,6 @@ class Outcome:
     """
 
     job: Job
-    status: Literal["completed", "failed", "interrupted", "pruned"]
+    status: Literal["completed", "failed", "interrupted", "pruned", "paused"]
     error: dict[str, str] | None = None
     value: float | None = None

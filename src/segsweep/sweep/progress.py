@@ -36,6 +36,7 @@ class Progress:
         self.num_jobs, self.num_done, self.at_once = num_jobs, num_done, at_once
         self.counts: Counter[str] = Counter()
         self._seconds: list[float] = []
+        self._paused: set[int] = set()  # by index: jobs that may go on
         self._running: dict[int, tuple[Job, float]] = {}  # by index: the job and since when
         self._console = Console(file=stream or sys.stderr, highlight=False)
         self._live = (
@@ -60,23 +61,28 @@ class Progress:
         job = event.job
         if event.kind == "started":
             self._running[job.index] = (job, time.monotonic())
+            self._paused.discard(job.index)
             if not self._live:
                 self._say(f"job {job.index + 1}/{self.num_jobs} starts: {job.name}")
         elif event.outcome is not None:
             self._running.pop(job.index, None)
             self.counts[event.outcome.status] += 1
-            self._seconds.append(event.seconds)
+            if event.outcome.status == "paused":
+                self._paused.add(job.index)
+            else:
+                self._seconds.append(event.seconds)
             self._say(f"job {job.index + 1}/{self.num_jobs} {_ending(event)}")
 
     def summary(self) -> str:
         """The line of the sweep: what is done, running, failed and left."""
         parts = [f"{self.num_done + self.counts['completed'] + self.counts['pruned']}/{self.num_jobs} done"]
         parts += [f"{len(self._running)} running"] if self._running else []
+        parts += [f"{len(self._paused)} paused"] if self._paused else []
         parts += [f"{self.counts['failed']} failed"] if self.counts["failed"] else []
         parts += [f"{self.counts['interrupted']} interrupted"] if self.counts["interrupted"] else []
         parts += [f"{self.num_done} done before"] if self.num_done else []
         left = self.num_jobs - self.num_done - len(self._seconds)
-        if left > 0 and self._seconds:
+        if left > 0 and self._seconds and not self.counts["paused"]:  # how many go on, nobody knows
             mean = sum(self._seconds) / len(self._seconds)
             spent = sum(min(mean, time.monotonic() - since) for _, since in self._running.values())
             parts.append(f"about {duration((left * mean - spent) / min(self.at_once, left))} left")
