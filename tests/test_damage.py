@@ -118,7 +118,10 @@ def killed_after(num, write):
 
 
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")  # the child does nothing with threads
-@pytest.mark.parametrize("name", ["last-2.ckpt", "last-1.ckpt"])  # a new one, and one that is written again
+@pytest.mark.parametrize(
+    "name",  # a new one, and one that is written again
+    [pytest.param("last-2.ckpt", marks=pytest.mark.slow), "last-1.ckpt"],
+)
 def test_a_kill_during_a_save_leaves_a_whole_checkpoint(folder, name):
     draw, kills = random.Random(1), 0
     size = (folder / "last-1.ckpt").stat().st_size

@@ -266,6 +266,7 @@ def one_is_killed(run, plain):
     torch.distributed.barrier()
 
 
+@pytest.mark.slow
 def test_a_rank_that_fails_ends_the_run_with_its_own_error(share, tmp_path):
     with pytest.raises(ranks.RankError, match=r"too little of everything \(rank 1, log.rank1.txt\)"):
         share(one_fails)

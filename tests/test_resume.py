@@ -104,7 +104,7 @@ STORIES = {
     "thawing": [*OTHER, FEW, "regime=joint", "regime.stages.joint.encoder=thawed"],
     "vae": [*OTHER, "model=vae"],
 }  # fmt: skip
-QUICK = ("gathered", "two_stages", "seldom_validated")  # the others are slow
+QUICK = ("gathered", "two_stages")  # the others are slow
 
 
 def stories():
@@ -117,14 +117,8 @@ def test_a_run_goes_on_from_within_an_epoch_as_if_nothing_had_been(start, stoppe
     assert_same(straight, stopped_at("continued", 1, 2, *story, EVERY))
 
 
-@pytest.mark.parametrize(
-    "epoch",
-    [
-        pytest.param(1, marks=pytest.mark.slow),
-        pytest.param(2, marks=pytest.mark.slow),
-        pytest.param(3, marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("epoch", [1, 2, 3])
 @pytest.mark.parametrize("story", stories())
 def test_a_run_goes_on_from_the_end_of_an_epoch_as_if_nothing_had_been(start, interrupted, story, epoch):
     straight = start("straight", *story)
@@ -145,6 +139,7 @@ def test_a_named_run_continues_to_the_same_end(start, interrupted):
     assert_same(straight, start("continued", *overrides))
 
 
+@pytest.mark.slow
 def test_without_the_random_state_it_would_differ(start, stopped_at, monkeypatch):
     straight = start("straight", *RANDOM)
     monkeypatch.setattr(torch, "set_rng_state", lambda _: None)
@@ -281,6 +276,7 @@ def wait_for_progress(run, process, more=1):
         time.sleep(0.05)
 
 
+@pytest.mark.slow
 def test_a_killed_process_is_followed_by_the_next(tmp_path):
     quick = command("trainer.max_epochs=8")
     process = subprocess.Popen(quick, cwd=tmp_path, stderr=subprocess.DEVNULL)
