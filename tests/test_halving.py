@@ -302,6 +302,7 @@ def steps_of(folder):
     return list(open_study(folder.parent / journal.FILE).get_trials()[0].intermediate_values)
 
 
+@pytest.mark.slow
 def test_a_run_pauses_and_ends_with_the_weights_of_one_that_never_did(trial, composer, tmp_path):
     folder = trial(1)
     record = read_record(folder)

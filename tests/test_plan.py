@@ -6,7 +6,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from segsweep import CONF_DIR
+from segsweep import CONF_DIR, sweeper
 from segsweep.command import as_axes
 from segsweep.composer import Composer
 from segsweep.config import fingerprint, semantic_part, settle
@@ -94,6 +94,14 @@ def test_states_follow_the_records(plan):
     assert made.states[3] == "running"
     assert made.pending == list(made.jobs[1:])
     assert made.seconds == 40  # four jobs like the finished one
+
+
+def test_a_sweep_that_is_done_starts_nothing(plan, caplog):
+    for job in plan("seed=0,1").jobs:
+        record(job, status="completed")
+    with caplog.at_level("INFO"):
+        assert sweeper.run(None, plan("seed=0,1")) == []
+    assert "all 2 jobs are done already" in caplog.text
 
 
 def test_a_longer_sweep_finds_the_runs_of_a_shorter_one(plan):

@@ -267,6 +267,7 @@ def test_a_whole_run(start, model):
 SMALL = ["model=conv_autoencoder", "model.widths=[4,8]", "model.latent_channels=6"]
 
 
+@pytest.mark.slow
 def test_the_same_run_twice_reads_the_same(start):
     first, second = (read_record(start(name, *SMALL)) for name in "ab")
     assert first["readout"] == second["readout"]
@@ -327,6 +328,7 @@ def test_the_match_sees_labelled_training_masks_alone(start, monkeypatch):
         assert torch.equal(a.weight, b.weight)
 
 
+@pytest.mark.slow
 def test_no_label_is_trained_on(start, monkeypatch):
     """A run whose training masks are all something else has the same losses."""
     from segsweep.data.batches import TrainBatches

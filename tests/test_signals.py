@@ -182,6 +182,7 @@ def assert_interrupted(process, run, code, number):
     assert read_record(run)["status"] == "interrupted"
 
 
+@pytest.mark.slow
 def test_sigterm_ends_a_process(tmp_path):
     run = tmp_path / "outputs" / "runs" / "long"
     process = launch(tmp_path)

@@ -124,6 +124,7 @@ def test_an_interrupted_run_goes_on_in_its_stage(start, interrupted, regime, sta
     assert scores[0] == scores[1]
 
 
+@pytest.mark.slow
 def test_a_scratch_run_has_as_many_steps(start):
     folders = [start(regime, *FEW_LABELS, f"regime={regime}") for regime in ("supervised", "pretrain")]
     assert [read_record(folder)["steps"] for folder in folders] == [12, 12]
@@ -363,6 +364,7 @@ def test_fewer_batches_than_stages_are_refused(start):
         start("run", *PRETRAIN, "trainer.max_epochs=1", "trainer.limit_train_batches=1")
 
 
+@pytest.mark.slow
 def test_a_plateau_schedule_goes_on_where_it_was(start, interrupted):
     overrides = ["name=run", *FEW_LABELS, "scheduler=plateau", "scheduler.patience=0", "trainer.max_epochs=5"]
     overrides.append("+scheduler.threshold=1.0")  # nothing counts as better
