@@ -22,7 +22,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from segsweep import CONF_DIR
 from segsweep.allocator import keep_memory_between_steps
-from segsweep.config import GROUPS, TOP_LEVEL, is_silent
+from segsweep.config import GROUPS, TOP_LEVEL, is_silent, job_part
 from segsweep.hints import did_you_mean
 from segsweep.run import ConfigError, new_folder
 
@@ -89,7 +89,7 @@ class Preflight(Callback):
             self._name_sweep(config)
 
     def _prepare_run(self, config: DictConfig) -> None:
-        _refuse(_job_config(config), config.hydra.runtime.choices)
+        _refuse(job_part(config), config.hydra.runtime.choices)
         if config.name is None and not _is_typed(config, "hydra.run.dir"):
             choices = config.hydra.runtime.choices
             stem = f"{datetime.now():%Y-%m-%d_%H-%M-%S}_{choices.data}_{choices.model}"
@@ -151,15 +151,11 @@ def compose_job(overrides: list[str]) -> tuple[DictConfig, dict[str, str]]:
     """Composes the config of one job outside Hydra's own app: the config and the option of each group."""
     with initialize_config_dir(str(CONF_DIR), version_base=VERSION_BASE):
         cfg = compose("train", overrides, return_hydra_config=True)
-    return _job_config(cfg), dict(cfg.hydra.runtime.choices)
+    return job_part(cfg), dict(cfg.hydra.runtime.choices)
 
 
 def _is_typed(config: DictConfig, key: str) -> bool:
     return any(override.startswith(f"{key}=") for override in config.hydra.overrides.hydra)
-
-
-def _job_config(config: DictConfig) -> DictConfig:
-    return OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
 
 
 def _refuse(config: DictConfig, choices: DictConfig) -> None:
@@ -205,7 +201,7 @@ def _all_mistakes(arguments: list[str]) -> list[str]:
             from segsweep.check import mistakes
 
             cfg = compose("train", accepted, return_hydra_config=True)
-            lines += mistakes(_job_config(cfg), cfg.hydra.runtime.choices)
+            lines += mistakes(job_part(cfg), cfg.hydra.runtime.choices)
     return lines
 
 

@@ -15,6 +15,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 
+from segsweep.config import job_part
+
 
 @dataclass(frozen=True)
 class Composed:
@@ -50,7 +52,7 @@ class Composer:
         key = tuple(groups)
         if key not in self._bases:
             cfg = compose("train", [*self._hydra_overrides, *groups], return_hydra_config=True)
-            config = OmegaConf.masked_copy(cfg, [str(name) for name in cfg if name != "hydra"])
+            config = job_part(cfg)
             self._bases[key] = Composed(config, {k: v for k, v in cfg.hydra.runtime.choices.items() if v is not None})
         return self._bases[key]
 

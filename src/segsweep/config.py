@@ -55,6 +55,11 @@ NON_SEMANTIC = (
 )
 
 
+def job_part(cfg: DictConfig) -> DictConfig:
+    """A composed config without Hydra's own node."""
+    return OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
+
+
 def is_silent(key: str) -> bool:
     """Whether a dotted key changes no result."""
     return any(key == path or key.startswith(f"{path}.") for path in NON_SEMANTIC)

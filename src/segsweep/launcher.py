@@ -16,8 +16,9 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from segsweep.command import typed
+from segsweep.config import job_part
 from segsweep.inspection import JobConfig, inspect_jobs, resolved
-from segsweep.run import ConfigError
+from segsweep.run import FINISHED, ConfigError
 from segsweep.sweep import Job, Outcome, SweepOptions
 from segsweep.sweep.failures import write_failures
 from segsweep.sweep.machine import find_machine
@@ -147,7 +148,7 @@ def finish(folder: Path, outcomes: Sequence[Outcome]) -> None:
         SystemExit: some failed (3).
     """
     failed = [outcome for outcome in outcomes if outcome.status == "failed"]
-    num_done = sum(outcome.status in ("completed", "pruned") for outcome in outcomes)
+    num_done = sum(outcome.status in FINISHED for outcome in outcomes)
     shown = os.path.relpath(folder)
     log.info("sweep: %d of %d jobs completed. Who wins: segsweep-report %s", num_done, len(outcomes), shown)
     if failed:
@@ -197,7 +198,7 @@ def _jobs(composed: Sequence[DictConfig], first: int) -> list[Job]:
 
 
 def _parts(cfg: DictConfig) -> JobConfig:
-    own = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
+    own = job_part(cfg)
     choices = {k: v for k, v in cfg.hydra.runtime.choices.items() if v is not None}
     return JobConfig(_plain(own), resolved(own), choices)
 

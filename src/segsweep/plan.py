@@ -1,6 +1,5 @@
 """From the overrides of a sweep to its jobs: crossed, composed, checked, and held against what its folder holds."""
 
-import re
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,11 +13,11 @@ from segsweep.drafts import Draft, draft
 from segsweep.inspection import JobConfig, Verdict
 from segsweep.run import FINISHED, ConfigError, is_running, read_record, refuse_other_config
 from segsweep.sweep import Job
+from segsweep.sweep.job import folder_name
 
 State = Literal["done", "continue", "retry", "running", "new"]
 STATES: tuple[State, ...] = get_args(State)
 Inspect = Callable[[list[JobConfig]], list[Verdict]]
-_LONGEST_NAME = 150  # characters; file systems take 255 bytes
 
 
 @dataclass(frozen=True)
@@ -111,7 +110,7 @@ def _jobs(
     taken: set[Path] = set()
     for index, (one, verdict) in enumerate(zip(drafts, verdicts, strict=True)):
         swept = [text for key, text in sorted(one.overrides.items()) if key in varying]
-        run = known.get(verdict.fingerprint) or folder / _folder_name(swept or [str(index)], verdict.fingerprint)
+        run = known.get(verdict.fingerprint) or folder / folder_name(swept or [str(index)], verdict.fingerprint)
         if run in taken:
             run = run.with_name(f"{run.name}_{verdict.fingerprint[:8]}")
         taken.add(run)
@@ -119,12 +118,6 @@ def _jobs(
         config, choices = one.job.config, one.job.choices
         jobs.append(Job(index, run, overrides, config, choices, verdict.fingerprint, verdict.kind))
     return tuple(jobs)
-
-
-def _folder_name(swept: Sequence[str], fingerprint: str) -> str:
-    """``model=unet,seed=0``; characters that file systems or shells mind become ``_``."""
-    name = re.sub(r"[^\w.,=+\-\[\]{}()]", "_", ",".join(swept))
-    return name if len(name) <= _LONGEST_NAME else f"{name[:_LONGEST_NAME]}_{fingerprint[:8]}"
 
 
 def _state(job: Job, verdict: Verdict, records: Mapping[Path, dict[str, Any]]) -> State:

@@ -19,7 +19,7 @@ from segsweep.hints import written
 from segsweep.inspection import inspect_jobs
 from segsweep.launcher import LocalLauncher, finish, sweep_options
 from segsweep.plan import STATES, Plan, make_plan
-from segsweep.run import ConfigError, lock, read_record
+from segsweep.run import FINISHED, ConfigError, lock, read_record
 from segsweep.sweep import Job, Outcome
 from segsweep.sweep.ending import outcome_of
 from segsweep.sweep.failures import write_failures
@@ -93,7 +93,7 @@ def run(launcher: Launcher, plan: Plan) -> list[Outcome]:
         SystemExit: a job failed, or the sweep was stopped.
     """
     # Another process may have finished jobs between the plan and the lock.
-    jobs = [job for job in plan.pending if (read_record(job.folder) or {}).get("status") != "completed"]
+    jobs = [job for job in plan.pending if (read_record(job.folder) or {}).get("status") not in FINISHED]
     folder = os.path.relpath(plan.folder)
     if not jobs:
         log.info("%s: all %d jobs are done already. Who wins: segsweep-report %s", folder, len(plan.jobs), folder)

@@ -2,7 +2,6 @@
 
 import itertools
 import math
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -14,9 +13,9 @@ from segsweep.inspection import Verdict
 from segsweep.run import ConfigError
 from segsweep.search.space import Dimension, Space
 from segsweep.sweep import Job
+from segsweep.sweep.job import folder_name
 
 _MOST_CHOICES = 64  # of groups, of which every combination is checked before the search begins
-_LONGEST_NAME = 150  # characters
 
 
 class Asks(Protocol):
@@ -113,7 +112,7 @@ def make_job(one: Draft, verdict: Verdict, folder: Path, trial: int, params: Map
     """
     return Job(
         index=trial,
-        folder=folder / folder_name(trial, params, verdict.fingerprint),
+        folder=folder / trial_name(trial, params, verdict.fingerprint),
         overrides=tuple(one.overrides.values()),
         config=one.job.config,
         choices=one.job.choices,
@@ -122,12 +121,11 @@ def make_job(one: Draft, verdict: Verdict, folder: Path, trial: int, params: Map
     )
 
 
-def folder_name(trial: int, params: Mapping[str, Any], fingerprint: str) -> str:
+def trial_name(trial: int, params: Mapping[str, Any], fingerprint: str) -> str:
     """``trial=3,optimizer.lr=0.00316,model=unet``: numbers short, odd characters as ``_``.
 
-    >>> folder_name(3, {"optimizer.lr": 0.0031622776601, "model": "unet"}, "0123456789abcdef")
+    >>> trial_name(3, {"optimizer.lr": 0.0031622776601, "model": "unet"}, "0123456789abcdef")
     'trial=3,optimizer.lr=0.00316,model=unet'
     """
     shown = (f"{key}={value:.3g}" if isinstance(value, float) else f"{key}={value}" for key, value in params.items())
-    name = re.sub(r"[^\w.,=+\-\[\]{}()]", "_", ",".join([f"trial={trial}", *shown]))
-    return name if len(name) <= _LONGEST_NAME else f"{name[:_LONGEST_NAME]}_{fingerprint[:8]}"
+    return folder_name([f"trial={trial}", *shown], fingerprint)

@@ -6,11 +6,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from segsweep.run import close_run, is_running, read_record, redact_overrides
+from segsweep.run import FINISHED, close_run, is_running, read_record, redact_overrides
 from segsweep.sweep.job import Job, Outcome
 from segsweep.sweep.processes import how_it_ended, signal_name
 
-_GOOD = ("completed", "pruned", "paused")  # ends of a run that has gone as far as it was to go
+_GOOD = (*FINISHED, "paused")  # ends of a run that has gone as far as it was to go
 _LOOK_S = 1.0  # between looks at a job that runs elsewhere
 
 

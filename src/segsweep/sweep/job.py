@@ -1,8 +1,22 @@
 """A job of a sweep, and what became of it."""
 
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
+
+_LONGEST_NAME = 150  # characters; file systems take 255 bytes
+
+
+def folder_name(parts: Iterable[str], fingerprint: str) -> str:
+    """A job's folder: what is swept, joined; characters that file systems or shells mind become ``_``.
+
+    >>> folder_name(["model=unet", "data.root=/a b"], "0123456789abcdef")
+    'model=unet,data.root=_a_b'
+    """
+    name = re.sub(r"[^\w.,=+\-\[\]{}()]", "_", ",".join(parts))
+    return name if len(name) <= _LONGEST_NAME else f"{name[:_LONGEST_NAME]}_{fingerprint[:8]}"
 
 
 @dataclass(frozen=True)
