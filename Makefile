@@ -42,4 +42,6 @@ $(BIN)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt uv
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable ".[dev,smp]"
+	@# uv leaves compiling to the first import, and containers often forbid that: 6 s at each start of a process.
+	@env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -c "import optuna, segmentation_models_pytorch, segsweep.task, sklearn.datasets, tensorboard.program"
 	touch $@

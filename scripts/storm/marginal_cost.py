@@ -7,7 +7,8 @@
 Times are of whole commands. ``job``: the difference between 12 and 2 jobs is ten jobs, without the start of the
 command; from it goes what the records say that ten runs took by themselves (``wall_s``, from the opening of the run's
 folder to its end). ``parallel``: the difference between two sizes of a sweep again, so that the start does not count.
-``plan``: dry runs with 300 combinations and with one, and the import of torch by itself. Rounds alternate between the
+``plan``: dry runs with 300 combinations and with one, and the imports by themselves: of torch, and of all that the
+checks need and the jobs share. Rounds alternate between the
 contestants; medians are printed.
 """
 
@@ -94,20 +95,23 @@ def plan(bench: Bench, rounds: int, num_jobs: int = 300) -> None:
     models = "unet,reseg,conv_autoencoder"
     many = [f"model={models}", f"seed={_range(num_jobs // 3)}", "sweep.dry_run=true"]
     one = ["model=unet", "seed=0", "sweep.dry_run=true"]
-    times = {name: [] for name in ("torch", "one", "many")}
+    times = {name: [] for name in ("torch", "stack", "one", "many")}
     for _ in range(rounds):
-        times["torch"].append(_time_import())
+        times["torch"].append(_time_import("torch"))
+        times["stack"].append(_time_import("pytorch_lightning, segmentation_models_pytorch"))
         times["one"].append(bench.time(one)[0])
         times["many"].append(bench.time(many)[0])
-    torch, single, all_of_them = (statistics.median(values) for values in times.values())
+    torch, stack, single, all_of_them = (statistics.median(values) for values in times.values())
     print("| dry run | s |\n|---|--:|")
-    print(f"| import of torch alone | {torch:.2f} |\n| 1 job | {single:.2f} |\n| {num_jobs} jobs | {all_of_them:.2f} |")
+    print(f"| import of torch alone | {torch:.2f} |\n| import of torch, Lightning and smp | {stack:.2f} |")
+    print(f"| 1 job | {single:.2f} |\n| {num_jobs} jobs | {all_of_them:.2f} |")
     print(f"| {num_jobs} jobs beside the import of torch | {all_of_them - torch:.2f} |")
+    print(f"| {num_jobs} jobs beside all imports | {all_of_them - stack:.2f} |")
 
 
-def _time_import() -> float:
+def _time_import(modules: str) -> float:
     started = time.perf_counter()
-    subprocess.run([sys.executable, "-c", "import torch"], check=True)
+    subprocess.run([sys.executable, "-c", f"import {modules}"], check=True)
     return time.perf_counter() - started
 
 
