@@ -1,0 +1,152 @@
+"""The leaderboard as the page shows it: cells that sort by value, not by text."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from segsweep.report.charts.plot import Mark, shape
+from segsweep.report.charts.scale import Scale, spanning
+from segsweep.report.charts.svg import element, title
+from segsweep.report.judgement import Standing
+from segsweep.report.page.wording import bounds, row_state
+from segsweep.report.runs import Comparison, Configuration
+from segsweep.report.table import number
+
+METRIC = "test/miou"
+_BAR = (132.0, 18.0)  # user units
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column: the name that permalinks use, its heading, what the pointer explains, whether it holds words."""
+
+    key: str
+    heading: str
+    about: str = ""
+    is_word: bool = False
+
+
+COLUMNS = (
+    Column("rank", "#", "rank by mean test mIoU"),
+    Column("name", "configuration", "what sets it apart from the others", is_word=True),
+    Column("family", "family", "", is_word=True),
+    Column("miou", "test mIoU", "mean over seeds with its 95 % interval (Student's t); the tick is the best floor"),
+    Column("sd", "SD", "sample standard deviation over seeds"),
+    Column("n", "n", "completed runs, one for each seed"),
+    Column("val", "val mIoU", "of the best checkpoint, mean over seeds"),
+    Column("gap", "val − test", "validation minus test mIoU: what choosing by validation promised too much"),
+    Column("params", "M params", "millions of parameters"),
+    Column("flops", "GFLOPs", "10⁹ floating-point operations per image"),
+    Column("train", "img/s train", "training images per second"),
+    Column("infer", "img/s infer", "images per second in inference"),
+    Column("memory", "peak MB", "peak memory: of the device where there is one, else of the host"),
+    Column("minutes", "min/run", "wall time of a run"),
+    Column("state", "state", "what became of its runs", is_word=True),
+)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Text with the value that it sorts by; none sorts last."""
+
+    text: str
+    value: float | str | None
+    hover: str = ""
+    bar: str = ""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One configuration: how it looks and its cells by column."""
+
+    mark: Mark
+    badge: str
+    cells: list[Cell] = field(default_factory=list)
+
+
+def board(comparison: Comparison, standings: Mapping[str, Standing], marks: Mapping[str, Mark]) -> list[Row]:
+    """All configurations in the order of their ranks."""
+    scale = _bar_scale(comparison, standings)
+    floor = best_floor(comparison)
+    rows = []
+    for rank, row in enumerate(comparison.configurations, start=1):
+        mark = marks[row.name]
+        cells = [
+            Cell(str(rank) if row.completed else "-", rank),
+            Cell(row.name, row.name, row.name),
+            Cell(str(row.runs[0].get("family") or "-"), str(row.runs[0].get("family") or "")),
+            _score(row, standings.get(row.name), mark, scale, floor),
+            *_numbers(row),
+            Cell(row_state(row), row_state(row), row_state(row)),
+        ]
+        rows.append(Row(mark, badge(mark), cells))
+    return rows
+
+
+def badge(mark: Mark) -> str:
+    """The small sign that stands for a configuration in text."""
+    sign = element("g", shape(mark.slot, 6.0, 6.0, 4.4), class_="point")
+    return element("svg", sign, viewBox="0 0 12 12", class_=f"badge {mark.classes}", aria_hidden="true")
+
+
+def best_floor(comparison: Comparison) -> float | None:
+    """The higher of the scores that need no image."""
+    return max((v for floor in comparison.floors.values() if (v := floor.get(METRIC)) is not None), default=None)
+
+
+def _numbers(row: Configuration) -> list[Cell]:
+    score, val = row.average(METRIC), row.average("val/miou")
+    gap = val - score if val is not None and score is not None else None
+    parameters, flops, seconds = row.average("parameters"), row.average("flops"), row.average("wall_s")
+    memory = row.average("peak_memory_mb.device") or row.average("peak_memory_mb.host")
+    return [
+        _cell(row.deviation(METRIC), ".4f"),
+        _cell(float(len(row.completed)), ".0f"),
+        _cell(val, ".4f"),
+        _cell(gap, "+.4f"),
+        _cell(parameters and parameters / 1e6, ".3f"),
+        _cell(flops and flops / 1e9, ".3g" if flops and flops < 1e9 else ",.1f"),
+        _cell(row.average("images_per_s.train"), ",.0f"),
+        _cell(row.average("images_per_s.inference"), ",.0f"),
+        _cell(memory, ",.0f"),
+        _cell(seconds and seconds / 60, ".2f"),
+    ]
+
+
+def _cell(value: float | None, form: str) -> Cell:
+    return Cell(number(value, form), value)
+
+
+def _score(row: Configuration, standing: Standing | None, mark: Mark, scale: Scale, floor: float | None) -> Cell:
+    score = row.average(METRIC)
+    if score is None:
+        return Cell("-", None)
+    lines = [f"{row.name}: test mIoU {score:.4f}"]
+    if standing:
+        lines[0] = f"{row.name}: test mIoU {bounds(standing.seeds, '.4f')} over {standing.seeds.n} seeds"
+        named = {"over test images": standing.images, "over seeds and test images": standing.both}
+        lines += [f"{what}: {bounds(interval, '.4f')}" for what, interval in named.items() if interval]
+    hover = "\n".join(lines)
+    return Cell(f"{score:.4f}", score, hover, _bar(score, standing, mark, scale, floor))
+
+
+def _bar(score: float, standing: Standing | None, mark: Mark, scale: Scale, floor: float | None) -> str:
+    middle = _BAR[1] / 2
+    parts = [element("line", x1=scale.start, x2=scale.end, y1=middle, y2=middle, class_="track")]
+    if floor is not None and scale.low <= floor <= scale.high:
+        x = scale(floor)
+        parts.append(element("line", title(f"floor {floor:.4f}"), x1=x, x2=x, y1=2.0, y2=_BAR[1] - 2, class_="floor"))
+    if standing and standing.seeds.low is not None and standing.seeds.high is not None:
+        x1, x2 = (scale(min(max(end, scale.low), scale.high)) for end in (standing.seeds.low, standing.seeds.high))
+        parts.append(element("line", x1=x1, x2=x2, y1=middle, y2=middle, class_="reach"))
+    parts.append(element("g", shape(mark.slot, scale(score), middle, 4.0), class_="point"))
+    return element(
+        "svg", *parts, viewBox=f"0 0 {_BAR[0]:g} {_BAR[1]:g}", class_=f"bar {mark.classes}", aria_hidden="true"
+    )
+
+
+def _bar_scale(comparison: Comparison, standings: Mapping[str, Standing]) -> Scale:
+    """One for all rows. An interval that would squeeze all others to nothing is cut off."""
+    scores = [score for row in comparison.configurations if (score := row.average(METRIC)) is not None]
+    spans = [s.seeds for s in standings.values() if s.seeds.low is not None and s.seeds.high is not None]
+    ends = [end for span in spans if span.n > 2 for end in (span.low, span.high) if end is not None]
+    return spanning([*scores, *ends], 4.0, _BAR[0] - 4, limits=(0.0, 1.0))
