@@ -8,8 +8,9 @@ from segsweep.report.charts.svg import clipped, element, escaped, path, text, ti
 
 WIDTH, HEIGHT = 372.0, 252.0  # user units, about pixels on the page
 _TOP, _BOTTOM, _LEFT, _RIGHT = 12.0, 40.0, 46.0, 14.0
-_LETTER = 5.7  # user units, of the labels
-_LINE_HEIGHT = 12.0
+_LETTER = 6.2  # user units, of the labels
+_LETTERS = 17  # of a name beside a line
+_LINE_HEIGHT = 13.0
 NUM_COLORS = 8  # of the palette; beyond, lines are dashed and points hollow
 NUM_LOOKS = 3 * NUM_COLORS  # what comes later is grey
 
@@ -67,12 +68,13 @@ class Plot:
 
     def __init__(self, x: Axis, y: Axis, label_length: int = 0, size: tuple[float, float] = (WIDTH, HEIGHT)) -> None:
         self.width, self.height = size
-        right = self.width - max(_RIGHT, min(label_length, 15) * _LETTER + 10)
+        right = self.width - max(_RIGHT, min(label_length, _LETTERS) * _LETTER + 10)
         self.x = spanning(x.values, _LEFT, right, is_log=x.is_log, limits=x.limits)
         self.y = spanning(y.values, self.height - _BOTTOM, _TOP, is_log=y.is_log, limits=y.limits)
         self._axes = (x, y)
         self._back: list[str] = []
         self._marks: list[str] = []
+        self._names: list[str] = []
         self._labels: list[tuple[float, Mark, str]] = []
 
     def level(self, value: float, name: str) -> None:
@@ -130,7 +132,7 @@ class Plot:
             if found:
                 left, base = found
                 taken.append((left, base - 9, left + len(label) * _LETTER, base + 2))
-                self._marks.append(
+                self._names.append(
                     element("text", escaped(label), title(mark.name), x=left, y=base, class_=f"name {mark.classes}",
                             data_c=mark.slot)
                 )  # fmt: skip
@@ -138,14 +140,14 @@ class Plot:
     def render(self, label: str) -> str:
         """The chart as SVG; ``label`` says what it shows to those who cannot see it."""
         return element(
-            "svg", *self._frame(), *self._back, *self._marks, *self._ends(), viewBox=f"0 0 {self.width:g} {self.height:g}",
+            "svg", *self._frame(), *self._back, *self._marks, *self._names, *self._ends(), viewBox=f"0 0 {self.width:g} {self.height:g}",
             role="img", aria_label=label, class_="plot",
         )  # fmt: skip
 
     def _frame(self) -> list[str]:
         x, y = self._axes
         parts = []
-        for value, label in y.ticks or _ticks(self.y, 5):
+        for value, label in y.ticks or _ticks(self.y, 6):
             place = self.y(value)
             parts.append(element("line", x1=self.x.start, x2=self.x.end, y1=place, y2=place, class_="grid"))
             parts.append(text(label, self.x.start - 6, place + 3.5, "tick", "end"))
@@ -176,7 +178,7 @@ class Plot:
             leader = [(x + 1, y), (x + 6, place)]
             parts.append(element("path", d=path(leader), class_=f"leader {mark.classes}", data_c=mark.slot))
             parts.append(
-                element("text", escaped(clipped(mark.label, 15)), title(hover), x=x + 8, y=place + 3.5,
+                element("text", escaped(clipped(mark.label, _LETTERS)), title(hover), x=x + 8, y=place + 3.5,
                         class_=f"name {mark.classes}", data_c=mark.slot)
             )  # fmt: skip
         return parts

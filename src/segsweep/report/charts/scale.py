@@ -77,6 +77,17 @@ def spanning(
     return Scale(bottom, top if top > bottom else bottom + 1, start, end)
 
 
+def within_reach(scores: Sequence[float], ends: Sequence[float]) -> list[float]:
+    """Scores with the ends of their intervals; an end so far away that it would squeeze all scores is moved nearer.
+
+    >>> within_reach([0.5, 0.6], [0.45, -3.0])
+    [0.5, 0.6, 0.45, 0.35]
+    """
+    low, high = min(scores), max(scores)
+    reach = max(1.5 * (high - low), 0.02)
+    return [*scores, *(round(min(max(end, low - reach), high + reach), 6) for end in ends)]
+
+
 def tick_texts(ticks: Sequence[float]) -> list[str]:
     """As many decimals as the ticks need to differ, thousands as k, M, G.
 

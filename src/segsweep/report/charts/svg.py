@@ -48,14 +48,14 @@ def printable(content: str) -> str:
 
 
 def clipped(content: str, length: int) -> str:
-    """Shortened in the middle, where names that belong together are alike.
+    """Shortened near the end: beginnings tell most, but the end may be all in which two differ.
 
-    >>> clipped("optimizer.lr=0.001", 9)
-    'opti….001'
+    >>> clipped("gated_sweep recurrence=off", 16)
+    'gated_sweep …off'
     """
     if len(content) <= length:
         return content
-    tail = (length - 1) // 2
+    tail = (length - 1) // 4
     return content[: length - 1 - tail] + _ELLIPSIS + content[len(content) - tail :]
 
 

@@ -4,15 +4,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from segsweep.report.charts.plot import Mark, shape
-from segsweep.report.charts.scale import Scale, spanning
-from segsweep.report.charts.svg import element, title
+from segsweep.report.charts.scale import Scale, spanning, within_reach
+from segsweep.report.charts.svg import clipped, element, title
 from segsweep.report.judgement import Standing
 from segsweep.report.page.wording import bounds, row_state
 from segsweep.report.runs import Comparison, Configuration
 from segsweep.report.table import number
 
 METRIC = "test/miou"
-_BAR = (132.0, 18.0)  # user units
+_BAR = (96.0, 18.0)  # user units
 
 
 @dataclass(frozen=True)
@@ -28,18 +28,18 @@ class Column:
 COLUMNS = (
     Column("rank", "#", "rank by mean test mIoU"),
     Column("name", "configuration", "what sets it apart from the others", is_word=True),
-    Column("family", "family", "", is_word=True),
     Column("miou", "test mIoU", "mean over seeds with its 95 % interval (Student's t); the tick is the best floor"),
     Column("sd", "SD", "sample standard deviation over seeds"),
     Column("n", "n", "completed runs, one for each seed"),
     Column("val", "val mIoU", "of the best checkpoint, mean over seeds"),
     Column("gap", "val − test", "validation minus test mIoU: what choosing by validation promised too much"),
+    Column("family", "family", "of the model", is_word=True),
     Column("params", "M params", "millions of parameters"),
     Column("flops", "GFLOPs", "10⁹ floating-point operations per image"),
     Column("train", "img/s train", "training images per second"),
     Column("infer", "img/s infer", "images per second in inference"),
     Column("memory", "peak MB", "peak memory: of the device where there is one, else of the host"),
-    Column("minutes", "min/run", "wall time of a run"),
+    Column("minutes", "min /run", "wall time of a run"),
     Column("state", "state", "what became of its runs", is_word=True),
 )
 
@@ -72,8 +72,7 @@ def board(comparison: Comparison, standings: Mapping[str, Standing], marks: Mapp
         mark = marks[row.name]
         cells = [
             Cell(str(rank) if row.completed else "-", rank),
-            Cell(row.name, row.name, row.name),
-            Cell(str(row.runs[0].get("family") or "-"), str(row.runs[0].get("family") or "")),
+            Cell(clipped(mark.label, 40), row.name, row.name),
             _score(row, standings.get(row.name), mark, scale, floor),
             *_numbers(row),
             Cell(row_state(row), row_state(row), row_state(row)),
@@ -93,21 +92,26 @@ def best_floor(comparison: Comparison) -> float | None:
     return max((v for floor in comparison.floors.values() if (v := floor.get(METRIC)) is not None), default=None)
 
 
+def peak_memory(row: Configuration) -> float | None:
+    """In MB, of the device where there is one, else of the host."""
+    return row.average("peak_memory_mb.device") or row.average("peak_memory_mb.host")
+
+
 def _numbers(row: Configuration) -> list[Cell]:
     score, val = row.average(METRIC), row.average("val/miou")
     gap = val - score if val is not None and score is not None else None
     parameters, flops, seconds = row.average("parameters"), row.average("flops"), row.average("wall_s")
-    memory = row.average("peak_memory_mb.device") or row.average("peak_memory_mb.host")
     return [
         _cell(row.deviation(METRIC), ".4f"),
         _cell(float(len(row.completed)), ".0f"),
         _cell(val, ".4f"),
-        _cell(gap, "+.4f"),
+        Cell(number(gap, "+.4f").replace("-", "−") if gap is not None else "-", gap),
+        Cell(str(row.runs[0].get("family") or "-"), str(row.runs[0].get("family") or "")),
         _cell(parameters and parameters / 1e6, ".3f"),
         _cell(flops and flops / 1e9, ".3g" if flops and flops < 1e9 else ",.1f"),
         _cell(row.average("images_per_s.train"), ",.0f"),
         _cell(row.average("images_per_s.inference"), ",.0f"),
-        _cell(memory, ",.0f"),
+        _cell(peak_memory(row), ",.0f"),
         _cell(seconds and seconds / 60, ".2f"),
     ]
 
@@ -147,6 +151,6 @@ def _bar(score: float, standing: Standing | None, mark: Mark, scale: Scale, floo
 def _bar_scale(comparison: Comparison, standings: Mapping[str, Standing]) -> Scale:
     """One for all rows. An interval that would squeeze all others to nothing is cut off."""
     scores = [score for row in comparison.configurations if (score := row.average(METRIC)) is not None]
-    spans = [s.seeds for s in standings.values() if s.seeds.low is not None and s.seeds.high is not None]
-    ends = [end for span in spans if span.n > 2 for end in (span.low, span.high) if end is not None]
-    return spanning([*scores, *ends], 4.0, _BAR[0] - 4, limits=(0.0, 1.0))
+    ends = [end for s in standings.values() for end in (s.seeds.low, s.seeds.high) if end is not None]
+    reached = within_reach(scores, ends) if scores else []
+    return spanning(reached, 4.0, _BAR[0] - 4, limits=(0.0, 1.0))

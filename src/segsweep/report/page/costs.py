@@ -5,11 +5,10 @@ from dataclasses import dataclass
 
 from segsweep.report.charts.figure import Figure
 from segsweep.report.charts.plot import Axis, Mark, Plot
-from segsweep.report.charts.scale import compact
+from segsweep.report.charts.scale import compact, within_reach
 from segsweep.report.judgement import Standing
-from segsweep.report.runs import Comparison
-
-_METRIC = "test/miou"
+from segsweep.report.page.board import METRIC, peak_memory
+from segsweep.report.runs import Comparison, Configuration
 
 
 @dataclass(frozen=True)
@@ -26,8 +25,10 @@ class Cost:
 COSTS = (
     Cost("Against parameters", "parameters", "parameters"),
     Cost("Against FLOPs", "FLOPs per image", "flops"),
+    Cost("Against training speed", "images/s in training (more is better)", "images_per_s.train", is_gain=True),
     Cost("Against inference speed", "images/s in inference (more is better)", "images_per_s.inference", is_gain=True),
     Cost("Against training time", "minutes per run", "wall_s", 1 / 60),
+    Cost("Against memory", "peak memory in MB", "peak_memory_mb"),
 )
 
 
@@ -37,7 +38,7 @@ def costs(comparison: Comparison, standings: Mapping[str, Standing], marks: Mapp
     for cost in COSTS:
         points = []
         for row in comparison.configurations:
-            score, value = row.average(_METRIC), row.average(cost.key)
+            score, value = row.average(METRIC), _value(row, cost)
             if score is not None and value is not None and value > 0:
                 points.append((row.name, value * cost.factor, score))
         if len(points) > 1:
@@ -69,7 +70,7 @@ def _figure(
     intervals = {name: _interval(standings.get(name)) for name, *_ in points}
     scores = [score for *_, score in points]
     if not is_crowded:
-        scores += [end for interval in intervals.values() for end in interval or ()]
+        scores = within_reach(scores, [end for interval in intervals.values() for end in interval or ()])
     plot = Plot(Axis(cost.name, [x for _, x, _ in points], is_log=True), Axis("test mIoU", scores, limits=(0, 1)))
     best = front(points, cost.is_gain)
     plot.step([(x, y) for _, x, y in best], is_rising=not cost.is_gain)
@@ -83,7 +84,7 @@ def _figure(
     others = [(x, y) for name, x, y in points if is_crowded and name not in on_front]
     plot.name_points([(marks[name], x, y) for name, x, y in named], others)
     way = "to the right and up is better" if cost.is_gain else "to the left and up is better"
-    whiskers = "" if is_crowded or not any(intervals.values()) else " Whiskers: 95 % interval over seeds."
+    whiskers = "" if is_crowded or not any(intervals.values()) else " Whiskers: 95 % interval over seeds, cut off at the edge."
     few = f" Names: the front only, of {len(points)} configurations." if is_crowded else ""
     return Figure(
         cost.title,
@@ -91,6 +92,12 @@ def _figure(
         f"{len(points)} configurations, {way}. Line: Pareto front ({', '.join(marks[n].label for n, *_ in best[:6])}"
         f"{', …' if len(best) > 6 else ''}).{whiskers}{few}",
     )
+
+
+def _value(row: Configuration, cost: Cost) -> float | None:
+    if cost.key == "peak_memory_mb":
+        return peak_memory(row)
+    return row.average(cost.key)
 
 
 def _interval(standing: Standing | None) -> tuple[float, float] | None:

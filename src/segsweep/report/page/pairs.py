@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from segsweep.report.charts.plot import Mark
 from segsweep.report.judgement import Judgement, Pair, Verdict
 from segsweep.report.page.board import badge
-from segsweep.report.page.wording import bounds, deciding, pair_sentence, turned
+from segsweep.report.page.wording import bounds, deciding, pair_sentence, signed, turned
 
 MOST = 20
+_SENTENCES = 6
 _CLASSES = {
     Verdict.BETTER: "better",
     Verdict.WORSE: "worse",
@@ -58,6 +59,16 @@ def pair_matrix(judgement: Judgement, marks: Mapping[str, Mark]) -> list[PairRow
     return rows
 
 
+def main_sentences(judgement: Judgement, marks: Mapping[str, Mark]) -> list[tuple[str, str]]:
+    """The leader against each other one, and each against the next: CSS class of the verdict, sentence."""
+    names = [standing.configuration.name for standing in judgement.standings[:MOST]]
+    neighbours = set(zip(names, names[1:], strict=False))
+    chosen = [p for p in judgement.pairs if names and (p.first == names[0] or (p.first, p.second) in neighbours)]
+    return [
+        (_CLASSES[p.verdict], pair_sentence(p, marks[p.first].label, marks[p.second].label)) for p in chosen[:_SENTENCES]
+    ]
+
+
 def _both(pair: Pair, names: list[str]) -> bool:
     return pair.first in names and pair.second in names
 
@@ -78,7 +89,7 @@ def _cell(pair: Pair, is_turned: bool, largest: float, marks: Mapping[str, Mark]
         lines.append(f"of this pair alone {bounds(pair.difference, '+.4f')}")
     lines.append("Wilcoxon: too few blocks" if pair.wilcoxon is None else f"Wilcoxon p (Holm) {pair.wilcoxon:.3g}")
     return PairCell(
-        f"{shown.mean:+.3f}".replace("-", "−"),
+        signed(shown.mean, "+.3f"),
         "" if chance is None else f"P {chance:.2f}",
         _CLASSES[verdict],
         round(30 + 70 * min(abs(shown.mean) / largest, 1.0)),

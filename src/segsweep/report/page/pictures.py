@@ -13,7 +13,6 @@ if TYPE_CHECKING:
 
 _SIDE = 144  # pixels, longer side of a picture
 _MOST_PIXELS = 4 * 2048 * 2048  # of a strip: a larger one is no strip of ours
-_LOSSLESS_UP_TO = 6000  # bytes
 
 
 class Budget:
@@ -67,13 +66,11 @@ def _uri(picture: Image, is_mask: bool) -> str:
     if scale < 1:
         size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
         picture = picture.resize(size, Image.Resampling.NEAREST if is_mask else Image.Resampling.BOX)
-    data = _webp(picture, is_lossless=True)
-    if len(data) > _LOSSLESS_UP_TO and not is_mask:
-        data = _webp(picture, is_lossless=False)
+    data = _webp(picture, is_lossless=is_mask)
     return "data:image/webp;base64," + base64.b64encode(data).decode()
 
 
 def _webp(picture: Image, is_lossless: bool) -> bytes:
     file = io.BytesIO()
-    picture.save(file, "WEBP", lossless=is_lossless, quality=80)
+    picture.save(file, "WEBP", lossless=is_lossless, quality=0 if is_lossless else 80, method=1)  # quickly
     return file.getvalue()

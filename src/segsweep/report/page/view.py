@@ -14,7 +14,7 @@ from segsweep.report.page.failures import MOST as MOST_FAILURES
 from segsweep.report.page.failures import Failure, failures
 from segsweep.report.page.learning import learning_curves
 from segsweep.report.page.pairs import MOST as MOST_PAIRS
-from segsweep.report.page.pairs import PairRow, pair_matrix
+from segsweep.report.page.pairs import PairRow, main_sentences, pair_matrix
 from segsweep.report.page.pictures import Budget
 from segsweep.report.page.reproduce import Fact, commands, dirty_runs, facts
 from segsweep.report.page.sweep_axes import sweep_axes
@@ -51,6 +51,7 @@ class View:
     board: list[Row]
     curves: list[Figure]
     pairs: list[PairRow]
+    pair_sentences: list[tuple[str, str]]
     blocks: str
     costs: list[Figure]
     classes: list[str]
@@ -99,6 +100,7 @@ def view(
         board(comparison, standings, marks),
         learning_curves(comparison, marks),
         pair_matrix(judgement, marks),
+        main_sentences(judgement, marks),
         judgement.blocks,
         costs(comparison, standings, marks),
         class_names(comparison),

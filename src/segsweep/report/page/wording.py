@@ -26,8 +26,13 @@ def bounds(interval: Interval | Span | None, form: str = ".3f") -> str:
     if interval is None:
         return "-"
     if interval.low is None or interval.high is None:
-        return format(interval.mean, form)
-    return f"{interval.mean:{form}} [{interval.low:{form}}, {interval.high:{form}}]"
+        return signed(interval.mean, form)
+    return f"{signed(interval.mean, form)} [{signed(interval.low, form)}, {signed(interval.high, form)}]"
+
+
+def signed(value: float, form: str) -> str:
+    """A number with a minus that is as wide as a plus."""
+    return format(value, form).replace("-", "−")
 
 
 def deciding(pair: Pair) -> Interval | None:
@@ -44,7 +49,7 @@ def pair_sentence(pair: Pair, first: str, second: str) -> str:
     if pair.verdict in (Verdict.BETTER, Verdict.WORSE):
         by = bounds(interval) if pair.verdict is Verdict.BETTER else bounds(turned(interval))
         return f"{first} is {pair.verdict} than {second} by {by} ({seeds})"
-    more = f"; about {pair.more_seeds} more would settle it if both stay as they are" if pair.more_seeds else ""
+    more = f"; about {pair.more_seeds} more may settle it" if pair.more_seeds else ""
     what = f"difference {bounds(interval, '+.3f')}, {seeds}{more}"
     if pair.verdict is Verdict.TOO_FEW_SEEDS:
         return f"too few seeds to tell {first} from {second} ({what})"
@@ -65,10 +70,10 @@ def field_sentence(pairs: list[Pair], leader: str) -> str:
     better = sum(pair.verdict is Verdict.BETTER for pair in against)
     few = sum(pair.verdict is Verdict.TOO_FEW_SEEDS for pair in against)
     rest = len(against) - better - few
-    found = [f"better than {better} of the {len(against)} others"] if better else []
+    found = [f"better than {better}"] if better else []
     found += [f"no evidence against {rest}"] if rest else []
     found += [f"too few seeds against {few}"] if few else []
-    return "Against the whole field: " + ", ".join(found) + "."
+    return f"Against all {len(against)} others: {', '.join(found)}."
 
 
 def nothing_sentence(comparison: Comparison) -> str:
