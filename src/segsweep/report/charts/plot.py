@@ -7,10 +7,10 @@ from segsweep.report.charts.scale import Scale, spanning, tick_texts
 from segsweep.report.charts.svg import clipped, element, escaped, path, text, title
 
 WIDTH, HEIGHT = 372.0, 252.0  # user units, about pixels on the page
-_TOP, _BOTTOM, _LEFT, _RIGHT = 12.0, 40.0, 46.0, 14.0
+_TOP, _BOTTOM, _LEFT, _RIGHT = 12.0, 40.0, 28.0, 14.0
 _LETTER = 6.2  # user units, of the labels
-_LETTERS = 17  # of a name beside a line
 _LINE_HEIGHT = 13.0
+CHART_LETTERS = 17  # of a name beside a line
 NUM_COLORS = 8  # of the palette; beyond, lines are dashed and points hollow
 NUM_LOOKS = 3 * NUM_COLORS  # what comes later is grey
 
@@ -21,12 +21,14 @@ class Mark:
 
     Attributes:
         name: in full, as the records have it.
-        label: short.
+        label: short, for tables and sentences.
+        short: shorter still, for charts.
         slot: its number among all that share a page; gives colour, dash and shape.
     """
 
     name: str
     label: str
+    short: str
     slot: int
 
     @property
@@ -68,9 +70,11 @@ class Plot:
 
     def __init__(self, x: Axis, y: Axis, label_length: int = 0, size: tuple[float, float] = (WIDTH, HEIGHT)) -> None:
         self.width, self.height = size
-        right = self.width - max(_RIGHT, min(label_length, _LETTERS) * _LETTER + 10)
-        self.x = spanning(x.values, _LEFT, right, is_log=x.is_log, limits=x.limits)
+        right = self.width - max(_RIGHT, min(label_length, CHART_LETTERS) * _LETTER + 10)
         self.y = spanning(y.values, self.height - _BOTTOM, _TOP, is_log=y.is_log, limits=y.limits)
+        self._y_ticks = y.ticks or _ticks(self.y, 6)
+        left = _LEFT + 5.5 * max((len(label) for _, label in self._y_ticks), default=0)
+        self.x = spanning(x.values, left, right, is_log=x.is_log, limits=x.limits)
         self._axes = (x, y)
         self._back: list[str] = []
         self._marks: list[str] = []
@@ -82,7 +86,7 @@ class Plot:
         if self.y.low <= value <= self.y.high:
             y = self.y(value)
             self._back.append(element("line", x1=self.x.start, x2=self.x.end, y1=y, y2=y, class_="level"))
-            self._back.append(text(clipped(name, 44), self.x.end - 2, y - 4, "note", "end", name))
+            self._names.append(text(clipped(name, 44), self.x.end - 2, y - 4, "note", "end", name))
 
     def band(self, mark: Mark, points: Sequence[tuple[float, float, float]]) -> None:
         """The area between lows and highs: ``(x, low, high)``."""
@@ -119,7 +123,7 @@ class Plot:
             ends = (min(max(end, self.y.low), self.y.high) for end in whisker)
             y1, y2 = (self.y(end) for end in ends)
             parts.append(element("line", x1=px, x2=px, y1=y1, y2=y2, class_="whisker"))
-        parts.append(shape(mark.slot, px, py, 3.6 if kind == "point" else 2.2))
+        parts.append(shape(mark.slot, px, py, 3.6 if kind == "point" else 2.4))
         self._marks.append(element("g", *parts, class_=f"{kind} {mark.classes}", data_c=mark.slot))
 
     def name_points(self, named: Sequence[tuple[Mark, float, float]], others: Sequence[tuple[float, float]]) -> None:
@@ -127,7 +131,7 @@ class Plot:
         taken = [(self.x(x) - 4, self.y(y) - 4, self.x(x) + 4, self.y(y) + 4) for x, y in others]
         taken += [(self.x(x) - 4, self.y(y) - 4, self.x(x) + 4, self.y(y) + 4) for _, x, y in named]
         for mark, x, y in named:
-            label = clipped(mark.label, 18)
+            label = clipped(mark.short, 18)
             found = _free_place(self.x(x), self.y(y), len(label) * _LETTER, taken, self.x.start, self.width)
             if found:
                 left, base = found
@@ -147,7 +151,7 @@ class Plot:
     def _frame(self) -> list[str]:
         x, y = self._axes
         parts = []
-        for value, label in y.ticks or _ticks(self.y, 6):
+        for value, label in self._y_ticks:
             place = self.y(value)
             parts.append(element("line", x1=self.x.start, x2=self.x.end, y1=place, y2=place, class_="grid"))
             parts.append(text(label, self.x.start - 6, place + 3.5, "tick", "end"))
@@ -178,7 +182,7 @@ class Plot:
             leader = [(x + 1, y), (x + 6, place)]
             parts.append(element("path", d=path(leader), class_=f"leader {mark.classes}", data_c=mark.slot))
             parts.append(
-                element("text", escaped(clipped(mark.label, _LETTERS)), title(hover), x=x + 8, y=place + 3.5,
+                element("text", escaped(clipped(mark.short, CHART_LETTERS)), title(hover), x=x + 8, y=place + 3.5,
                         class_=f"name {mark.classes}", data_c=mark.slot)
             )  # fmt: skip
         return parts

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from segsweep.report.charts.plot import Mark, shape
 from segsweep.report.charts.scale import Scale, spanning, within_reach
-from segsweep.report.charts.svg import clipped, element, title
+from segsweep.report.charts.svg import element, title
 from segsweep.report.judgement import Standing
 from segsweep.report.page.wording import bounds, row_state
 from segsweep.report.runs import Comparison, Configuration
@@ -69,13 +69,13 @@ def board(comparison: Comparison, standings: Mapping[str, Standing], marks: Mapp
     floor = best_floor(comparison)
     rows = []
     for rank, row in enumerate(comparison.configurations, start=1):
-        mark = marks[row.name]
+        mark, state = marks[row.name], row_state(row)
         cells = [
             Cell(str(rank) if row.completed else "-", rank),
-            Cell(clipped(mark.label, 40), row.name, row.name),
+            Cell(mark.label, row.name, row.name),
             _score(row, standings.get(row.name), mark, scale, floor),
             *_numbers(row),
-            Cell(row_state(row), row_state(row), row_state(row)),
+            Cell("✓" if state == "completed" else state, state, state),
         ]
         rows.append(Row(mark, badge(mark), cells))
     return rows

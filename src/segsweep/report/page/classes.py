@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 MOST_ROWS = 20
-_MOST_MATRICES = 4
+_MOST_MATRICES = 3
 _MOST_CLASSES = 24  # in a confusion matrix
 
 

@@ -89,8 +89,7 @@ def _figure(
     return Figure(
         cost.title,
         plot.render(f"test mIoU against {cost.name} of {len(points)} configurations"),
-        f"{len(points)} configurations, {way}. Line: Pareto front ({', '.join(marks[n].label for n, *_ in best[:6])}"
-        f"{', …' if len(best) > 6 else ''}).{whiskers}{few}",
+        f"{len(points)} configurations, {way}. Line: the Pareto front, {len(best)} of them.{whiskers}{few}",
     )
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from segsweep.report.charts.plot import Mark
 from segsweep.report.page.wording import run_state
@@ -43,5 +44,5 @@ def _failure(run: Record, mark: Mark) -> Failure:
         run_state(run),
         str(error.get("message") or ""),
         ", ".join(reached) or "-",
-        str(run["folder"]),
+        "/".join(Path(run["folder"]).parts[-2:]),
     )

@@ -3,7 +3,7 @@
 from collections import defaultdict
 from collections.abc import Sequence
 
-from segsweep.report.charts.plot import Mark
+from segsweep.report.charts.plot import CHART_LETTERS, Mark
 from segsweep.report.runs import Comparison
 
 
@@ -15,7 +15,8 @@ def roster(comparisons: Sequence[Comparison]) -> dict[str, Mark]:
             ranks[row.name] = min(rank, ranks.get(row.name, rank))
     names = sorted(ranks, key=lambda name: ranks[name])
     return {
-        name: Mark(name, label, slot) for slot, (name, label) in enumerate(zip(names, short_names(names), strict=True))
+        name: Mark(name, label, abbreviated(label, CHART_LETTERS), slot)
+        for slot, (name, label) in enumerate(zip(names, short_names(names), strict=True))
     }
 
 
@@ -30,6 +31,22 @@ def short_names(names: Sequence[str]) -> list[str]:
     for label in short:
         twins[label] += 1
     return [name if twins[label] > 1 else label for name, label in zip(names, short, strict=True)]
+
+
+def abbreviated(label: str, length: int) -> str:
+    """Keys by their first letters, if the label is longer than it may be; values stay as they are.
+
+    >>> abbreviated("supervised labelled_fraction=0.2", 17), abbreviated("unet lr=0.1", 17)
+    ('supervised lf=0.2', 'unet lr=0.1')
+    """
+    if len(label) <= length:
+        return label
+    found = []
+    for part in parts(label):
+        key, is_pair, value = part.partition("=")
+        initials = "".join(word[:1] for word in key.split("_")) if len(key) > 3 else key
+        found.append(f"{initials}={value.replace(', ', ',')}" if is_pair else part)
+    return " ".join(found)
 
 
 def parts(name: str) -> list[str]:

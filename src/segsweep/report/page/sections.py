@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 from segsweep.report.charts.figure import Figure
 from segsweep.report.charts.panel import draw_panel
-from segsweep.report.charts.plot import Mark
+from segsweep.report.charts.plot import CHART_LETTERS, Mark
+from segsweep.report.page.roster import abbreviated
 from segsweep.report.section import Section
 from segsweep.report.table import Table
 
@@ -35,7 +36,7 @@ def page_sections(sections: Sequence[Section]) -> list[PageSection]:
     result = []
     for section in sections:
         names = list(dict.fromkeys(line.name for panel in section.panels for line in panel.lines))
-        marks = {name: Mark(name, name, slot) for slot, name in enumerate(names)}
+        marks = {name: Mark(name, name, abbreviated(name, CHART_LETTERS), slot) for slot, name in enumerate(names)}
         parts = [
             PagePart(
                 part.title,

@@ -16,8 +16,8 @@ from segsweep.run import flatten
 _MOST_KEYS = 8
 _MOST_VALUES = 12  # of a key in one chart
 _MOST_WAYS = 100
-_ALL = Mark("all runs", "all runs", 0)
-_EACH = Mark("one run", "one run", 10**6)
+_ALL = Mark("all runs", "all runs", "all runs", 0)
+_EACH = Mark("one run", "one run", "one run", 10**6)
 
 
 def swept(comparison: Comparison) -> dict[str, list[Any]]:

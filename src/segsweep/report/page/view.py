@@ -69,6 +69,7 @@ class View:
 
 def view(
     anchor: str,
+    name: str,
     comparison: Comparison,
     judgement: Judgement,
     notes: Sequence[str],
@@ -89,7 +90,7 @@ def view(
     }
     return View(
         anchor,
-        comparison.name,
+        name,
         comparison.title,
         _counts(comparison),
         badge(marks[leader]) if leader else "",

@@ -39,9 +39,10 @@ def write_page(
     """
     marks = roster(comparisons)
     budget = Budget(_PICTURE_BYTES)
+    names = _told_apart([comparison.name for comparison in comparisons])
     lines = notes or [()] * len(comparisons)
     views = [
-        view(f"d{number}", comparison, judgement, each, marks, budget)
+        view(f"d{number}", names[number - 1], comparison, judgement, each, marks, budget)
         for number, (comparison, judgement, each) in enumerate(zip(comparisons, judgements, lines, strict=True), start=1)
     ]
     text = _environment().get_template("page.html.j2").render(
@@ -55,6 +56,17 @@ def write_page(
     path = out / FILE
     write_atomic(path, text.encode())
     return path
+
+
+def _told_apart(names: Sequence[str]) -> list[str]:
+    """Numbers for names that occur more than once: one dataset in two ways is two comparisons.
+
+    >>> _told_apart(["digits", "wbc", "digits"])
+    ['digits (1)', 'wbc', 'digits (2)']
+    """
+    return [
+        f"{name} ({names[: i + 1].count(name)})" if names.count(name) > 1 else name for i, name in enumerate(names)
+    ]
 
 
 def _environment() -> Any:
