@@ -49,6 +49,7 @@ HEAVY = {
     "sklearn",
     "matplotlib",
     "pydantic",
+    "jinja2",
 }
 
 
@@ -115,6 +116,7 @@ LIGHT = [
     "report.compression",
     "report.readout",
     "report.search",
+    "report.page",
     "search",
     "config",
     "command",
