@@ -88,7 +88,9 @@ def _pooled(row: Configuration, num_classes: int) -> tuple[NDArray[np.int64] | N
     total, num_runs = None, 0
     for run in row.completed:
         try:
-            with np.load(Path(run["folder"]) / "test_confusion.npz", allow_pickle=False) as arrays:
+            # Opened here: numpy leaves a file open that it finds damaged.
+            file = (Path(run["folder"]) / "test_confusion.npz").open("rb")
+            with file, np.load(file, allow_pickle=False) as arrays:
                 matrix = arrays["confusion"].sum(axis=0, dtype=np.int64)
         except (OSError, ValueError, KeyError, EOFError, AttributeError, zipfile.BadZipFile, zlib.error):
             continue
