@@ -46,13 +46,15 @@ def write_sweep(folder, num_configurations, num_seeds, *, num_epochs=10, names=C
             config = {
                 "model": {"_target_": model}, "optimizer": {"lr": lr}, "data": {"batch_size": batch}, "seed": seed,
             }  # fmt: skip
+            metrics = {"test/miou": quality, "val/miou": quality + 0.01}
             write_record(
-                run, quality, seed=seed, model=model, overrides=overrides, sweep=folder.name, config={},
-                fingerprint_without_seed=f"{model}-{lr}-{batch}", parameters=100_000 * (1 + number), flops=1e8 * (1 + number),
-                data={**DATA, "class_names": names}, git={"commit": "0" * 40, "dirty": False}, versions={"torch": "2.15.0"},
-                metrics={"test/miou": quality, "val/miou": quality + 0.01} | {f"test/iou/{k}": v for k, v in ious.items()},
-                floors={"location_prior": {"test/miou": 0.1, "val/miou": 0.1}}, device="a CPU", precision="32-true", threads=1,
-                peak_memory_mb={"host": 700.0 + number}, finished="2026-01-02", epochs=num_epochs, steps=10 * num_epochs,
+                run, quality, seed=seed, model=model, overrides=overrides, sweep=folder.name,
+                fingerprint_without_seed=f"{model}-{lr}-{batch}", parameters=100_000 * (1 + number),
+                flops=1e8 * (1 + number), data={**DATA, "class_names": names}, versions={"torch": "2.15.0"},
+                git={"commit": "0" * 40, "dirty": False}, device="a CPU", precision="32-true", threads=1,
+                metrics=metrics | {f"test/iou/{name}": iou for name, iou in ious.items()},
+                floors={"location_prior": {"test/miou": 0.1, "val/miou": 0.1}}, finished="2026-01-02",
+                peak_memory_mb={"host": 700.0 + number}, epochs=num_epochs, steps=10 * num_epochs,
             )  # fmt: skip
             record = json.loads((run / "record.json").read_text())
             (run / "record.json").write_text(json.dumps({**record, "config": config}))
@@ -65,8 +67,8 @@ def write_sweep(folder, num_configurations, num_seeds, *, num_epochs=10, names=C
 def write_history(folder, num_epochs, quality):
     """``metrics.jsonl`` of a run that comes near to a score."""
     lines = [
-        {"epoch": epoch, "step": 10 * (epoch + 1), "val/miou": quality * (1 - 0.6**epoch), "train/loss": 0.1 + 0.7**epoch,
-         "val/loss": 0.2 + 0.8**epoch}
+        {"epoch": epoch, "step": 10 * (epoch + 1), "val/miou": quality * (1 - 0.6**epoch),
+         "train/loss": 0.1 + 0.7**epoch, "val/loss": 0.2 + 0.8**epoch}
         for epoch in range(num_epochs)
     ]  # fmt: skip
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -102,7 +104,9 @@ def judged(comparison):
     pairs = []
     for i, row in enumerate(rows):
         for other in rows[i + 1 :]:
-            gap = mean_interval([a - b for a, b in zip(row.values("test/miou"), other.values("test/miou"), strict=False)])
+            gap = mean_interval(
+                [a - b for a, b in zip(row.values("test/miou"), other.values("test/miou"), strict=False)]
+            )
             verdict = Verdict.NO_EVIDENCE if i else Verdict.BETTER
             verdict = verdict if len(row.completed) > 1 else Verdict.TOO_FEW_SEEDS
             more = 2 if verdict is Verdict.NO_EVIDENCE else None

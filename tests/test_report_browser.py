@@ -1,4 +1,4 @@
-"""The page of the report in a real browser, where there is one: sorting, widths, colours, and that nothing is fetched."""
+"""The page of the report in a real browser, where there is one: sorting, widths, colours; nothing is fetched."""
 
 import html
 import json
@@ -8,10 +8,10 @@ import shutil
 import subprocess
 
 import pytest
-from tests.records import judged, write_sweep
 
 from segsweep.report.page import write_page
 from segsweep.report.runs import compare, find_records
+from tests.records import judged, write_sweep
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 BROWSER = next((path for name in NAMES if (path := shutil.which(name))), None)
@@ -39,7 +39,7 @@ const found = {
   pictures: [...document.images].filter((image) => image.naturalWidth > 0).length,
   images: document.images.length,
   ground: color("body"),
-  fetched: performance.getEntriesByType("resource").map((entry) => entry.name).filter((name) => !name.startsWith("data:")),
+  fetched: performance.getEntriesByType("resource").map((e) => e.name).filter((name) => !name.startsWith("data:")),
 };
 click("miou");
 found.falling = column("miou");

@@ -5,7 +5,6 @@ import re
 from html.parser import HTMLParser
 
 import pytest
-from tests.records import judged, write_record, write_sweep
 
 from segsweep.report.charts.plot import Mark, spread
 from segsweep.report.label_efficiency import label_efficiency
@@ -16,8 +15,9 @@ from segsweep.report.page.pictures import Budget, read_panes
 from segsweep.report.page.roster import roster, short_names
 from segsweep.report.page.sweep_axes import swept
 from segsweep.report.runs import compare, find_records
+from tests.records import judged, write_record, write_sweep
 
-NASTY = '<script>alert(1)</script> "quoted\' {{ 7*7 }} {% raw %} é漢字 \u202e\x00 </td></style> ' + "x" * 500
+NASTY = "<script>alert(1)</script> \"quoted' {{ 7*7 }} {% raw %} é漢字 \u202e\x00 </td></style> " + "x" * 500
 RAW_TEXT = ("script", "style")
 VOID = {"meta", "img", "br", "input", "link", "hr"}
 
@@ -114,7 +114,9 @@ def test_the_page_needs_no_network_and_runs_nothing_of_others(tmp_path, page):
         assert not any(key.startswith("on") for key in attributes), attributes
     assert not re.search(r"url\(|@import|https?://|//[a-z]+\.", text)
     policy = next(a["content"] for t, a in tree.elements if a.get("http-equiv") == "Content-Security-Policy")
-    assert policy.startswith("default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:;")
+    assert policy.startswith(
+        "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:;"
+    )
     assert (tree.count("script"), tree.count("style")) == (1, 1)
 
 

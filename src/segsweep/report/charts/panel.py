@@ -31,7 +31,9 @@ def draw_panel(panel: Panel, marks: Mapping[str, Mark]) -> Figure:
         for x, y in line.points:
             whisker = None if y.low is None or y.high is None else (y.low, y.high)
             ends = f" [{whisker[0]:.4f}, {whisker[1]:.4f}]" if whisker else ""
-            plot.point(mark, x * shift, y.mean, f"{line.name}, {panel.x_text(x)}: {y.mean:.4g}{ends} (n={y.n})", whisker)
+            plot.point(
+                mark, x * shift, y.mean, f"{line.name}, {panel.x_text(x)}: {y.mean:.4g}{ends} (n={y.n})", whisker
+            )
     counts = sorted({y.n for _, y in points})
     seeds = f"{counts[0]} to {counts[-1]}" if len(counts) > 1 else str(counts[0]) if counts else "0"
     whiskers = "; whiskers: 95 % interval" if any(y.low is not None for _, y in points) else ""

@@ -114,7 +114,13 @@ class Plot:
         self._back.append(element("path", d=path(corners), class_="front"))
 
     def point(
-        self, mark: Mark, x: float, y: float, hover: str, whisker: tuple[float, float] | None = None, kind: str = "point"
+        self,
+        mark: Mark,
+        x: float,
+        y: float,
+        hover: str,
+        whisker: tuple[float, float] | None = None,
+        kind: str = "point",
     ) -> None:
         """A value, with an interval if there is one."""
         px, py = self.x(x), self.y(y)
@@ -169,7 +175,11 @@ class Plot:
         if y.name:
             middle = (self.y.start + self.y.end) / 2
             turned = f"rotate(-90 11 {middle:.1f})"
-            parts.append(element("text", escaped(y.name), x=11.0, y=middle, class_="title", text_anchor="middle", transform=turned))
+            parts.append(
+                element(
+                    "text", escaped(y.name), x=11.0, y=middle, class_="title", text_anchor="middle", transform=turned
+                )
+            )
         return parts
 
     def _ends(self) -> list[str]:

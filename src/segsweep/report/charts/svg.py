@@ -17,7 +17,9 @@ def element(name: str, *children: str, **attributes: object) -> str:
     '<text x="1" class="axis">a &lt; b</text>'
     """
     pairs = (
-        f' {key.rstrip("_").replace("_", "-")}="{_value(value)}"' for key, value in attributes.items() if value is not None
+        f' {key.rstrip("_").replace("_", "-")}="{_value(value)}"'
+        for key, value in attributes.items()
+        if value is not None
     )
     head = name + "".join(pairs)
     return f"<{head}>{''.join(children)}</{name}>" if children else f"<{head}/>"
@@ -39,9 +41,9 @@ def escaped(content: str) -> str:
 
 
 def printable(content: str) -> str:
-    """Without what is no letter to see: control characters, writing directions, halves of characters.
+    r"""Without what is no letter to see: control characters, writing directions, halves of characters.
 
-    >>> printable("a\\x00b\\u202ec")
+    >>> printable("a\x00b\u202ec")
     'a b c'
     """
     return content if content.isprintable() else "".join(c if c.isprintable() else " " for c in content)

@@ -7,7 +7,7 @@ from segsweep.report.charts.plot import Mark, shape
 from segsweep.report.charts.scale import Scale, spanning, within_reach
 from segsweep.report.charts.svg import element, title
 from segsweep.report.judgement import Standing
-from segsweep.report.page.wording import bounds, row_state
+from segsweep.report.page.wording import MINUS, bounds, row_state, signed
 from segsweep.report.runs import Comparison, Configuration
 from segsweep.report.table import number
 
@@ -32,7 +32,7 @@ COLUMNS = (
     Column("sd", "SD", "sample standard deviation over seeds"),
     Column("n", "n", "completed runs, one for each seed"),
     Column("val", "val mIoU", "of the best checkpoint, mean over seeds"),
-    Column("gap", "val − test", "validation minus test mIoU: what choosing by validation promised too much"),
+    Column("gap", f"val {MINUS} test", "validation minus test mIoU: what choosing by validation promised too much"),
     Column("family", "family", "of the model", is_word=True),
     Column("params", "M params", "millions of parameters"),
     Column("flops", "GFLOPs", "10⁹ floating-point operations per image"),
@@ -105,7 +105,7 @@ def _numbers(row: Configuration) -> list[Cell]:
         _cell(row.deviation(METRIC), ".4f"),
         _cell(float(len(row.completed)), ".0f"),
         _cell(val, ".4f"),
-        Cell(number(gap, "+.4f").replace("-", "−") if gap is not None else "-", gap),
+        Cell("-" if gap is None else signed(gap, "+.4f"), gap),
         Cell(str(row.runs[0].get("family") or "-"), str(row.runs[0].get("family") or "")),
         _cell(parameters and parameters / 1e6, ".3f"),
         _cell(flops and flops / 1e9, ".3g" if flops and flops < 1e9 else ",.1f"),

@@ -77,7 +77,9 @@ def _heat(label: str, name: str, values: list[float]) -> HeatCell:
     value = mean(values)
     spread = f" ({min(values):.4f} to {max(values):.4f} over {len(values)} seeds)" if len(values) > 1 else ""
     return HeatCell(
-        f"{value:.2f}".removeprefix("0") if value < 0.995 else "1.0", round(value * 100), f"{label}, {name}: {value:.4f}{spread}"
+        f"{value:.2f}".removeprefix("0") if value < 0.995 else "1.0",
+        round(value * 100),
+        f"{label}, {name}: {value:.4f}{spread}",
     )
 
 

@@ -84,7 +84,9 @@ def _figure(
     others = [(x, y) for name, x, y in points if is_crowded and name not in on_front]
     plot.name_points([(marks[name], x, y) for name, x, y in named], others)
     way = "to the right and up is better" if cost.is_gain else "to the left and up is better"
-    whiskers = "" if is_crowded or not any(intervals.values()) else " Whiskers: 95 % interval over seeds, cut off at the edge."
+    whiskers = (
+        "" if is_crowded or not any(intervals.values()) else " Whiskers: 95 % interval over seeds, cut off at the edge."
+    )
     few = f" Names: the front only, of {len(points)} configurations." if is_crowded else ""
     return Figure(
         cost.title,

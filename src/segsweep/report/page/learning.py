@@ -61,7 +61,9 @@ def _figure(
         plot.line(mark, [(epoch, value) for epoch, value, *_ in points], f"{row}: {last[1]:.4f} after epoch {last[0]}")
         if len(points) <= _DOTTED_UP_TO and len(lines) <= 6:
             for epoch, value, low, high in points:
-                plot.point(mark, epoch, value, f"{row}, epoch {epoch}: {value:.4f} ({low:.4f} to {high:.4f})", kind="dot")
+                plot.point(
+                    mark, epoch, value, f"{row}, epoch {epoch}: {value:.4f} ({low:.4f} to {high:.4f})", kind="dot"
+                )
     return Figure(name, plot.render(f"{name} by epoch of {len(lines)} configurations"), _caption(comparison, lines))
 
 
@@ -83,7 +85,7 @@ def _history(row: Configuration) -> History:
 
 
 def read_history(folder: Path) -> dict[int, dict[str, float]]:
-    """Epoch, from 1 -> finite values, from ``metrics.jsonl``; a line that is half written or repeated is passed over."""
+    """Epoch, from 1 -> finite values, from ``metrics.jsonl``; lines that are half written are passed over."""
     found: dict[int, dict[str, float]] = {}
     try:
         lines = (folder / "metrics.jsonl").read_bytes().splitlines()
@@ -96,9 +98,7 @@ def read_history(folder: Path) -> dict[int, dict[str, float]]:
         except (ValueError, TypeError, KeyError, OverflowError):
             continue
         found[epoch] = {
-            key: value
-            for key in _METRICS
-            if isinstance(value := values.get(key), int | float) and isfinite(value)
+            key: value for key in _METRICS if isinstance(value := values.get(key), int | float) and isfinite(value)
         }
     return found
 
@@ -110,7 +110,7 @@ def _points(history: History, key: str) -> list[tuple[int, float, float, float]]
         for epoch, values in epochs.items():
             if key in values:
                 by_epoch[epoch].append(values[key])
-    epochs = sorted(by_epoch)
-    stride = max(1, -(-len(epochs) // _MOST_POINTS))
-    kept = epochs[::stride] if not epochs or epochs[-1] in epochs[::stride] else [*epochs[::stride], epochs[-1]]
+    ordered = sorted(by_epoch)
+    stride = max(1, -(-len(ordered) // _MOST_POINTS))
+    kept = sorted({*ordered[::stride], *ordered[-1:]})
     return [(epoch, mean(by_epoch[epoch]), min(by_epoch[epoch]), max(by_epoch[epoch])) for epoch in kept]

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 
 from segsweep.report.charts.plot import Mark
 from segsweep.report.judgement import Judgement, Pair, Verdict
@@ -62,10 +63,11 @@ def pair_matrix(judgement: Judgement, marks: Mapping[str, Mark]) -> list[PairRow
 def main_sentences(judgement: Judgement, marks: Mapping[str, Mark]) -> list[tuple[str, str]]:
     """The leader against each other one, and each against the next: CSS class of the verdict, sentence."""
     names = [standing.configuration.name for standing in judgement.standings[:MOST]]
-    neighbours = set(zip(names, names[1:], strict=False))
+    neighbours = set(pairwise(names))
     chosen = [p for p in judgement.pairs if names and (p.first == names[0] or (p.first, p.second) in neighbours)]
     return [
-        (_CLASSES[p.verdict], pair_sentence(p, marks[p.first].label, marks[p.second].label)) for p in chosen[:_SENTENCES]
+        (_CLASSES[p.verdict], pair_sentence(p, marks[p.first].label, marks[p.second].label))
+        for p in chosen[:_SENTENCES]
     ]
 
 

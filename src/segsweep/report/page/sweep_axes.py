@@ -66,8 +66,8 @@ def _effect(rows: list[Configuration], key: str, values: list[Any], num_keys: in
         for name, score in scores[value][::stride]:
             plot.point(_EACH, float(i), score, f"{name}: {score:.4f}", kind="dot")
     plot.line(_ALL, means, f"means by {key}", is_named=False)
-    for (i, score), value in zip(means, shown, strict=True):
-        plot.point(_ALL, i, score, f"{key}={value}: mean {score:.4f} of {len(scores[value])} runs")
+    for (x_value, score), value in zip(means, shown, strict=True):
+        plot.point(_ALL, x_value, score, f"{key}={value}: mean {score:.4f} of {len(scores[value])} runs")
     counts = sorted({len(scores[value]) for value in shown})
     each = f"{counts[0]} to {counts[-1]}" if len(counts) > 1 else str(counts[0])
     others = " over all values of the other keys" if num_keys > 1 else ""
@@ -95,8 +95,8 @@ def _together(rows: list[Configuration], axes: Mapping[str, list[Any]], marks: M
     return Figure(
         "All keys together",
         parallel(settings, "test mIoU", ways, f"{len(ways)} configurations through {len(keys)} swept keys"),
-        f"One line for each of {len(ways)} configurations (mean over seeds), the stronger the better; the best three in "
-        f"their own colours. Values of a key are evenly spaced.{few}{dropped}",
+        f"One line for each of {len(ways)} configurations (mean over seeds), the stronger the better; the best three "
+        f"in their own colours. Values of a key are evenly spaced.{few}{dropped}",
         is_wide=True,
     )
 

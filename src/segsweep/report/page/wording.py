@@ -6,6 +6,8 @@ from segsweep.report.intervals import Interval
 from segsweep.report.judgement import Pair, Standing, Verdict
 from segsweep.report.runs import Comparison, Configuration
 
+MINUS = "\N{MINUS SIGN}"
+
 
 class Span(NamedTuple):
     """The ends of an interval, whichever way it was made."""
@@ -32,7 +34,7 @@ def bounds(interval: Interval | Span | None, form: str = ".3f") -> str:
 
 def signed(value: float, form: str) -> str:
     """A number with a minus that is as wide as a plus."""
-    return format(value, form).replace("-", "−")
+    return format(value, form).replace("-", MINUS)
 
 
 def deciding(pair: Pair) -> Interval | None:

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from segsweep import __version__
 from segsweep.files import write_atomic
 from segsweep.report.charts.svg import printable
 from segsweep.report.judgement import Judgement
@@ -43,15 +42,20 @@ def write_page(
     lines = notes or [()] * len(comparisons)
     views = [
         view(f"d{number}", names[number - 1], comparison, judgement, each, marks, budget)
-        for number, (comparison, judgement, each) in enumerate(zip(comparisons, judgements, lines, strict=True), start=1)
+        for number, (comparison, judgement, each) in enumerate(
+            zip(comparisons, judgements, lines, strict=True), start=1
+        )
     ]
-    text = _environment().get_template("page.html.j2").render(
-        views=views,
-        sections=page_sections(sections),
-        columns=COLUMNS,
-        version=__version__,
-        style=(_TEMPLATES / "page.css").read_text(),
-        script=(_TEMPLATES / "page.js").read_text(),
+    text = (
+        _environment()
+        .get_template("page.html.j2")
+        .render(
+            views=views,
+            sections=page_sections(sections),
+            columns=COLUMNS,
+            style=(_TEMPLATES / "page.css").read_text(),
+            script=(_TEMPLATES / "page.js").read_text(),
+        )
     )
     path = out / FILE
     write_atomic(path, text.encode())
@@ -64,9 +68,7 @@ def _told_apart(names: Sequence[str]) -> list[str]:
     >>> _told_apart(["digits", "wbc", "digits"])
     ['digits (1)', 'wbc', 'digits (2)']
     """
-    return [
-        f"{name} ({names[: i + 1].count(name)})" if names.count(name) > 1 else name for i, name in enumerate(names)
-    ]
+    return [f"{name} ({names[: i + 1].count(name)})" if names.count(name) > 1 else name for i, name in enumerate(names)]
 
 
 def _environment() -> Any:
