@@ -6,7 +6,7 @@ import statistics
 
 import pytest
 
-from segsweep.report.leaderboard import main
+from segsweep.report.command import main
 from segsweep.report.runs import compare, find_records
 
 DATA = {

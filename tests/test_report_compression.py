@@ -4,8 +4,8 @@ import csv
 
 import pytest
 
+from segsweep.report.command import main
 from segsweep.report.compression import compression
-from segsweep.report.leaderboard import main
 from segsweep.report.runs import compare, find_records
 from tests.records import write_record
 

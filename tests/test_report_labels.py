@@ -8,8 +8,8 @@ import pytest
 
 from segsweep.report import curve
 from segsweep.report.arms import compare_arms, find_arms
+from segsweep.report.command import main
 from segsweep.report.label_efficiency import label_efficiency, sentence
-from segsweep.report.leaderboard import main
 from segsweep.report.runs import compare, find_records
 from tests.records import DATA, write_record
 

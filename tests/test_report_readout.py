@@ -4,7 +4,7 @@ import csv
 
 import pytest
 
-from segsweep.report.leaderboard import main
+from segsweep.report.command import main
 from segsweep.report.readout import readout
 from segsweep.report.runs import compare, find_records
 from tests.records import write_record

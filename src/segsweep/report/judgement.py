@@ -69,9 +69,12 @@ class Judgement:
     Attributes:
         standings: of the configurations with completed runs, best first.
         pairs: of every two of them, in the order of their ranks.
-        blocks: what the test images were grouped into, in words, e.g. ``30 blocks of 13 to 14 neighbouring images``.
+        blocks: what the test images were grouped into, in words, e.g. ``30 blocks of 13 to 14 neighbouring images``;
+            empty if there are none.
+        notes: what could not be used and why, a line each.
     """
 
     standings: list[Standing]
     pairs: list[Pair]
     blocks: str
+    notes: list[str]
