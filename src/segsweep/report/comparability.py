@@ -105,7 +105,7 @@ def _weights(run: Record) -> str:
 
 def _code(run: Record) -> str | None:
     commit = dig(run, "git.commit")
-    return commit and commit[:9] + (" with uncommitted changes" if dig(run, "git.dirty") else "")
+    return None if commit is None else str(commit)[:9] + (" with uncommitted changes" if dig(run, "git.dirty") else "")
 
 
 _RESPECTS: tuple[tuple[str, Callable[[Record], str | None], bool], ...] = (

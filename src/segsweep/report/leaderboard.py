@@ -111,11 +111,10 @@ def json_page(judged: list[Judged]) -> str:
             "notes": judgement.notes,
             "differences": [vars(difference) for difference in differences(comparison)],
             "configurations": [_row_json(rank, *row) for rank, row in enumerate(_standings(comparison, judgement), 1)],
-            "pairs": [{**vars(p), **_ends_json("difference", p.difference),
-                       **_ends_json("simultaneous", p.simultaneous)} for p in judgement.pairs],
+            "pairs": [_pair_json(pair) for pair in judgement.pairs],
         }
         for comparison, judgement in judged
-    ]  # fmt: skip
+    ]
     return json.dumps(result, indent=1) + "\n"
 
 
@@ -198,7 +197,7 @@ def _pairs(judgement: Judgement) -> Table:
         "seeds",
         "p Wilcoxon",
     )
-    rows = [
+    rows: list[tuple[str, ...]] = [
         (
             pair.first,
             pair.second,
@@ -240,6 +239,12 @@ def _row_json(rank: int, row: Configuration, interval: Interval | None, pair: Pa
             for run in row.runs
         ],
     }
+
+
+def _pair_json(pair: Pair) -> dict[str, Any]:
+    plain = {key: value for key, value in vars(pair).items() if key != "by_block"}
+    ends = {**_ends_json("difference", pair.difference), **_ends_json("simultaneous", pair.simultaneous)}
+    return {**plain, **ends}
 
 
 def _ends(interval: Interval) -> str:
