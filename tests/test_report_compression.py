@@ -26,7 +26,7 @@ def sweep(tmp_path):
 
 
 def section(folder):
-    return compression(compare(find_records([folder]), "test/miou"))
+    return compression(compare(find_records([folder])))
 
 
 def test_the_curve_runs_over_sizes_of_the_code(sweep):

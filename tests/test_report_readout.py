@@ -24,7 +24,7 @@ def write(folder, model, clusters, **changes):
 
 
 def section(folder):
-    return readout(compare(find_records([folder]), "test/miou"))
+    return readout(compare(find_records([folder])))
 
 
 @pytest.mark.parametrize(

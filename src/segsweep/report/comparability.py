@@ -80,9 +80,9 @@ def _sizes(comparison: Comparison) -> Difference | None:
     if len(sizes) < 2:
         return None
     small, large = min(sizes, key=lambda name: sizes[name]), max(sizes, key=lambda name: sizes[name])
-    excess = sizes[large] / sizes[small] - 1
-    if excess <= _MATCHED:
+    if sizes[large] - sizes[small] <= _MATCHED * sizes[small]:
         return None
+    excess = sizes[large] / sizes[small] - 1
     return Difference("parameters", f"{large} has {excess:.0%} more than {small}", is_unfair=True)
 
 

@@ -22,6 +22,7 @@ _SCORED = ("test mIoU", "SD", "n", "low", "high", "against the first")
 _COLUMNS = (*_NAMED, *_SCORED, "val mIoU", "val - test", "M params", "GFLOPs", "img/s train", "img/s infer", "peak MB",
             "min/run", "state")  # fmt: skip
 _ON_SCREEN = (*_NAMED, *_SCORED, "M params", "img/s train", "min/run", "state")
+_NUM_NAMED = 12  # configurations whose pairs are written out
 _IN_PAPER = ("configuration", *_SCORED, "M params", "GFLOPs", "img/s infer")
 
 
@@ -38,18 +39,28 @@ def notes(comparison: Comparison, judgement: Judgement) -> list[str]:
         for name in ("most_frequent", "location_prior")
         if name in floors
     ]
+    lines += [f"{what}: {', '.join(values)}" for what, values in _hardware(comparison).items() if len(values) == 1]
     if any(standing.both for standing in judgement.standings):
         lines.append(f"low, high: 95 % interval over seeds and test images ({judgement.blocks})")
     elif any(standing.seeds.low is not None for standing in judgement.standings):
         lines.append("low, high: 95 % interval over seeds, on these very test images")
     lines += judgement.notes
-    lines += [pair_text(pair) for pair in judgement.pairs if pair.first == judgement.standings[0].configuration.name]
+    first = [pair for pair in judgement.pairs if pair.first == judgement.standings[0].configuration.name]
+    lines += [pair_text(pair) for pair in first[: _NUM_NAMED - 1]]
     lines += [
         f"{'not alike' if difference.is_unfair else 'also differs'}: {difference.what}: {difference.text}"
         for difference in differences(comparison)
     ]
     lines += [f"reconstruction term: {text}" for text in _reconstruction(comparison)]
     return lines
+
+
+def _hardware(comparison: Comparison) -> dict[str, list[str]]:
+    """What all runs were computed with; where they differ, ``differences`` says which."""
+    return {
+        what: sorted({str(run[what]) for run in comparison.runs if run.get(what) is not None})
+        for what in ("precision", "device", "threads")
+    }
 
 
 def pair_text(pair: Pair) -> str:
@@ -77,9 +88,7 @@ def markdown_page(judged: list[Judged], sections: list[Section]) -> str:
     for comparison, judgement in judged:
         lines += [f"## {clean(comparison.title)}", "", _table(comparison, judgement, _COLUMNS).markdown(), ""]
         lines += [f"- {clean(line)}" for line in notes(comparison, judgement)]
-        lines += ["", "Every pair, on shared seeds and images:", "", _pairs(judgement).markdown(), ""] * bool(
-            judgement.pairs
-        )
+        lines += ["", *_pairs(judgement)]
         lines += ["To repeat the first run of each configuration:", "", "```"]
         lines += [command(row.runs[0]) for row in comparison.configurations] + ["```", ""]
     return "\n".join(lines)
@@ -185,7 +194,13 @@ def _against_the_first(pair: Pair | None) -> str:
     return turned.get(pair.verdict, pair.verdict)
 
 
-def _pairs(judgement: Judgement) -> Table:
+def _pairs(judgement: Judgement) -> list[str]:
+    """Markdown: every two of the best configurations."""
+    best = [standing.configuration.name for standing in judgement.standings[:_NUM_NAMED]]
+    if len(best) < 2:
+        return []
+    num = len(judgement.standings)
+    whose = "Every pair" if num == len(best) else f"Every pair of the best {len(best)} of {num} (all: leaderboard.json)"
     header = (
         "first",
         "second",
@@ -210,8 +225,9 @@ def _pairs(judgement: Judgement) -> Table:
             number(pair.wilcoxon, ".3g"),
         )
         for pair in judgement.pairs
+        if pair.first in best and pair.second in best
     ]
-    return Table("", header, rows, header[:3])
+    return [f"{whose}, on shared seeds and images:", "", Table("", header, rows, header[:3]).markdown(), ""]
 
 
 def _row_json(rank: int, row: Configuration, interval: Interval | None, pair: Pair | None) -> dict[str, Any]:
