@@ -21,6 +21,8 @@ from segsweep.report.runs import Comparison, compare, find_records
 from segsweep.report.search import search
 from segsweep.report.section import Section
 
+_WIDTH = 150  # characters, where nobody looks: a file or a pipe
+
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command ``segsweep-report``."""
@@ -49,7 +51,7 @@ def _report(options: argparse.Namespace) -> None:
     sections = [section for section in found if section]
     out = options.out or _common_folder(options.folders) / "report"
     write_report(comparisons, judgements, sections, out)
-    console = Console(soft_wrap=False, width=None if sys.stdout.isatty() else 140)
+    console = Console(soft_wrap=False, width=None if sys.stdout.isatty() else _WIDTH)
     for comparison, judgement in zip(comparisons, judgements, strict=True):
         console.print(screen(comparison, judgement))
         for line in notes(comparison, judgement):

@@ -21,7 +21,7 @@ _NAMED = ("rank", "configuration", "family")
 _SCORED = ("test mIoU", "SD", "n", "low", "high", "against the first")
 _COLUMNS = (*_NAMED, *_SCORED, "val mIoU", "val - test", "M params", "GFLOPs", "img/s train", "img/s infer", "peak MB",
             "min/run", "state")  # fmt: skip
-_ON_SCREEN = (*_NAMED, *_SCORED, "M params", "img/s train", "min/run", "state")
+_ON_SCREEN = (*_NAMED, *_SCORED, "val - test", "M params", "img/s train", "min/run", "state")
 _NUM_NAMED = 12  # configurations whose pairs are written out
 _IN_PAPER = ("configuration", *_SCORED, "M params", "GFLOPs", "img/s infer")
 
