@@ -111,7 +111,7 @@ LIGHT = [
     "endings",
     "hints",
     "report.runs",
-    "report.leaderboard",
+    "report.command",
     "report.label_efficiency",
     "report.compression",
     "report.readout",
