@@ -15,11 +15,13 @@ from segsweep.report.judge import judge
 from segsweep.report.judgement import Judgement
 from segsweep.report.label_efficiency import label_efficiency
 from segsweep.report.leaderboard import csv_page, json_page, markdown_page, notes, screen, tex_page
+from segsweep.report.page.write import write_page
 from segsweep.report.readout import readout
 from segsweep.report.reproduce import caveats, command
 from segsweep.report.runs import Comparison, compare, find_records
 from segsweep.report.search import search
 from segsweep.report.section import Section
+from segsweep.report.several import several
 
 _WIDTH = 150  # characters, where nobody looks: a file or a pipe
 
@@ -47,6 +49,7 @@ def _report(options: argparse.Namespace) -> None:
         compression(comparisons),
         readout(comparisons),
         search(options.folders),
+        several(comparisons, judgements),
     )
     sections = [section for section in found if section]
     out = options.out or _common_folder(options.folders) / "report"
@@ -58,7 +61,7 @@ def _report(options: argparse.Namespace) -> None:
             console.print(line, markup=False, highlight=False)
     for section in sections:
         section.show(console)
-    names = ["report.md, leaderboard.csv, .json, .tex", *(section.files for section in sections)]
+    names = ["index.html", "report.md, leaderboard.csv, .json, .tex", *(section.files for section in sections)]
     for name in names:
         console.print(f"written: {out}/{name}", markup=False, highlight=False)
 
@@ -77,6 +80,7 @@ def write_report(
     }
     for name, text in pages.items():
         write_atomic(out / name, text.encode())
+    write_page(comparisons, judgements, out, sections, [notes(*pair) for pair in judged])
     for section in sections:
         section.write(out)
 
