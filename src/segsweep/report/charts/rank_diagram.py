@@ -1,14 +1,14 @@
 """Critical-difference diagram: mean ranks on a line, bars over those that cannot be told apart."""
 
 from segsweep.report.charts.figure import Figure
-from segsweep.report.charts.plot import WIDTH
 from segsweep.report.charts.svg import clipped, element, text
 from segsweep.report.ranks import Ranks
 
-_MARGIN = 24.0
+_WIDTH = 640.0  # user units
+_MARGIN = 160.0  # for the names
 _LINE = 16.0  # user units, height of a name's line
 _BAR = 8.0  # between two bars
-_LETTERS = 22
+_LETTERS = 26
 _AXIS_Y = 52.0
 
 
@@ -28,17 +28,17 @@ def rank_diagram(ranks: Ranks, num_datasets: int) -> Figure:
         parts += _named(name, ranks.mean[name], k, top + 14 + row * _LINE, is_left=place < half)
     height = top + 14 + half * _LINE
     label = f"Mean ranks over {num_datasets} datasets: " + ", ".join(f"{n} {r:.2f}" for n, r in ranks.mean.items())
-    svg = element("svg", *parts, viewBox=f"0 0 {WIDTH:g} {height:.0f}", role="img", aria_label=label, class_="plot")
+    svg = element("svg", *parts, viewBox=f"0 0 {_WIDTH:g} {height:.0f}", role="img", aria_label=label, class_="plot")
     friedman = "" if ranks.friedman is None else f" Friedman's test that all are alike: p = {ranks.friedman:.3g}."
     caption = (
         f"Over {num_datasets} datasets, best to the left. Bars join what lies within the critical difference "
         f"{ranks.critical_difference:.2f} of Nemenyi's test at 95 %.{friedman}"
     )
-    return Figure("Mean ranks", svg, caption)
+    return Figure("Mean ranks", svg, caption, is_wide=True)
 
 
 def _x(rank: float, k: int) -> float:
-    return _MARGIN + (rank - 1) / (k - 1) * (WIDTH - 2 * _MARGIN)
+    return _MARGIN + (rank - 1) / (k - 1) * (_WIDTH - 2 * _MARGIN)
 
 
 def _axis(k: int) -> list[str]:
@@ -66,7 +66,7 @@ def _ruler(critical: float, k: int) -> list[str]:
 
 
 def _named(name: str, rank: float, k: int, y: float, *, is_left: bool) -> list[str]:
-    x, side = _x(rank, k), _MARGIN / 2 if is_left else WIDTH - _MARGIN / 2
+    x, side = _x(rank, k), 8.0 if is_left else _WIDTH - 8.0
     corner = f"M{x:.1f},{_AXIS_Y:.1f}V{y:.1f}H{side:.1f}"
     label = clipped(f"{name} {rank:.2f}", _LETTERS)
     return [
