@@ -14,7 +14,8 @@ from segsweep.report.compression import compression
 from segsweep.report.judge import judge
 from segsweep.report.judgement import Judgement
 from segsweep.report.label_efficiency import label_efficiency
-from segsweep.report.leaderboard import csv_page, json_page, markdown_page, notes, screen, tex_page
+from segsweep.report.leaderboard import csv_page, json_page, markdown_page, notes, reconstruction, screen, tex_page
+from segsweep.report.page import write_page
 from segsweep.report.readout import readout
 from segsweep.report.reproduce import caveats, command
 from segsweep.report.runs import Comparison, compare, find_records
@@ -58,7 +59,7 @@ def _report(options: argparse.Namespace) -> None:
             console.print(line, markup=False, highlight=False)
     for section in sections:
         section.show(console)
-    names = ["report.md, leaderboard.csv, .json, .tex", *(section.files for section in sections)]
+    names = ["index.html", "report.md, leaderboard.csv, .json, .tex", *(section.files for section in sections)]
     for name in names:
         console.print(f"written: {out}/{name}", markup=False, highlight=False)
 
@@ -79,6 +80,8 @@ def write_report(
         write_atomic(out / name, text.encode())
     for section in sections:
         section.write(out)
+    terms = [[f"reconstruction term: {text}" for text in reconstruction(comparison)] for comparison in comparisons]
+    write_page(comparisons, judgements, out, sections, terms)
 
 
 def _print_command(folders: Sequence[Path]) -> None:
