@@ -60,7 +60,7 @@ def page(tmp_path):
     """``page(folder, ...)`` writes the page of the runs in folders and returns its text and its elements."""
 
     def make(*folders, **options):
-        comparisons = compare(find_records(folders), "test/miou")
+        comparisons = compare(find_records(folders))
         path = write_page(comparisons, [judged(each) for each in comparisons], tmp_path, **options)
         text = path.read_text()
         return text, Tree(text)
@@ -86,7 +86,9 @@ def test_everything_is_on_the_page(tmp_path, page):
     assert "Against all 5 others: better than 5." in tree.text
     assert "0.1000 location prior" in tree.text
     assert "precision differs: 2 values" in tree.text
-    assert "segsweep -m model=model0 optimizer.lr=0.1 data.batch_size=4 seed=0,1,2" in tree.text
+    assert (
+        "segsweep -m model=model0 optimizer.lr=0.1 data.batch_size=4 trainer.precision=32-true seed=0,1,2" in tree.text
+    )
     assert "000000000000" in tree.text
     assert tree.count("tr") > 6 + 6
     # Curves, costs, confusion matrices, parallel coordinates and two effects; each says what it shows.
@@ -219,7 +221,7 @@ def test_sections_are_part_of_the_page(tmp_path, page):
             for seed in (0, 1):
                 score = fraction * 0.5 + 0.01 * seed
                 write_record(tmp_path / f"{fraction}{regime}{seed}", score, seed=seed, fraction=fraction, regime=regime)
-    comparisons = compare(find_records([tmp_path]), "test/miou")
+    comparisons = compare(find_records([tmp_path]))
     section = label_efficiency(comparisons, None)
     _, tree = page(tmp_path, sections=[section])
     assert section.title in tree.text
@@ -230,7 +232,7 @@ def test_sections_are_part_of_the_page(tmp_path, page):
 
 def test_swept_keys_are_those_that_were_set_to_several_values(tmp_path):
     write_sweep(tmp_path / "sweep", 40, 1)
-    comparison = compare(find_records([tmp_path / "sweep"]), "test/miou")[0]
+    comparison = compare(find_records([tmp_path / "sweep"]))[0]
     assert swept(comparison) == {
         "data.batch_size": [4, 8],
         "model": ["model0", "model1", "model2", "model3", "model4"],
@@ -251,7 +253,7 @@ def test_names_are_shortened_until_they_would_be_equal():
 
 def test_who_ranks_high_anywhere_gets_a_colour_of_its_own(tmp_path):
     write_sweep(tmp_path / "sweep", 40, 1)
-    comparison = compare(find_records([tmp_path / "sweep"]), "test/miou")[0]
+    comparison = compare(find_records([tmp_path / "sweep"]))[0]
     marks = roster([comparison])
     best, last = (marks[comparison.configurations[i].name] for i in (0, -1))
     assert (best.slot, best.classes) == (0, "k0 d0")

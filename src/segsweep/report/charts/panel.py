@@ -1,11 +1,12 @@
 """A panel of a section, curves with intervals over a logarithmic x, as a chart."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from math import log
 
 from segsweep.report.charts.figure import Figure
 from segsweep.report.charts.plot import Axis, Mark, Plot
 from segsweep.report.curve import Panel
+from segsweep.report.intervals import Interval
 
 
 def draw_panel(panel: Panel, marks: Mapping[str, Mark]) -> Figure:
@@ -34,7 +35,12 @@ def draw_panel(panel: Panel, marks: Mapping[str, Mark]) -> Figure:
             plot.point(
                 mark, x * shift, y.mean, f"{line.name}, {panel.x_text(x)}: {y.mean:.4g}{ends} (n={y.n})", whisker
             )
-    counts = sorted({y.n for _, y in points})
-    seeds = f"{counts[0]} to {counts[-1]}" if len(counts) > 1 else str(counts[0]) if counts else "0"
-    whiskers = "; whiskers: 95 % interval" if any(y.low is not None for _, y in points) else ""
-    return Figure(panel.title, plot.render(f"{panel.title}: {panel.y_label}"), f"Mean of {seeds} values{whiskers}.")
+    return Figure(panel.title, plot.render(f"{panel.title}: {panel.y_label}"), _caption([y for _, y in points]))
+
+
+def _caption(values: Sequence[Interval]) -> str:
+    counts = sorted({y.n for y in values})
+    if not counts or counts[-1] == 1:
+        return "One value each."
+    num = f"{counts[0]} to {counts[-1]}" if len(counts) > 1 else str(counts[0])
+    return f"Means of {num} values; whiskers: 95 % interval."

@@ -150,8 +150,8 @@ class Plot:
     def render(self, label: str) -> str:
         """The chart as SVG; ``label`` says what it shows to those who cannot see it."""
         return element(
-            "svg", *self._frame(), *self._back, *self._marks, *self._names, *self._ends(), viewBox=f"0 0 {self.width:g} {self.height:g}",
-            role="img", aria_label=label, class_="plot",
+            "svg", *self._frame(), *self._back, *self._marks, *self._names, *self._ends(),
+            viewBox=f"0 0 {self.width:g} {self.height:g}", role="img", aria_label=label, class_="plot",
         )  # fmt: skip
 
     def _frame(self) -> list[str]:

@@ -6,12 +6,13 @@ from dataclasses import dataclass, field
 from segsweep.report.charts.plot import Mark, shape
 from segsweep.report.charts.scale import Scale, spanning, within_reach
 from segsweep.report.charts.svg import element, title
+from segsweep.report.intervals import Interval
 from segsweep.report.judgement import Standing
+from segsweep.report.leaderboard import peak_memory_mb
 from segsweep.report.page.wording import MINUS, bounds, row_state, signed
-from segsweep.report.runs import Comparison, Configuration
+from segsweep.report.runs import RANK_BY, Comparison, Configuration
 from segsweep.report.table import number
 
-METRIC = "test/miou"
 _BAR = (96.0, 18.0)  # user units
 
 
@@ -28,7 +29,11 @@ class Column:
 COLUMNS = (
     Column("rank", "#", "rank by mean test mIoU"),
     Column("name", "configuration", "what sets it apart from the others", is_word=True),
-    Column("miou", "test mIoU", "mean over seeds with its 95 % interval (Student's t); the tick is the best floor"),
+    Column(
+        "miou",
+        "test mIoU",
+        "mean over seeds; bar: its 95 % interval; tick: the higher floor",
+    ),
     Column("sd", "SD", "sample standard deviation over seeds"),
     Column("n", "n", "completed runs, one for each seed"),
     Column("val", "val mIoU", "of the best checkpoint, mean over seeds"),
@@ -89,20 +94,20 @@ def badge(mark: Mark) -> str:
 
 def best_floor(comparison: Comparison) -> float | None:
     """The higher of the scores that need no image."""
-    return max((v for floor in comparison.floors.values() if (v := floor.get(METRIC)) is not None), default=None)
+    return max((v for floor in comparison.floors.values() if (v := floor.get(RANK_BY)) is not None), default=None)
 
 
-def peak_memory(row: Configuration) -> float | None:
-    """In MB, of the device where there is one, else of the host."""
-    return row.average("peak_memory_mb.device") or row.average("peak_memory_mb.host")
+def interval_of(standing: Standing | None) -> Interval | None:
+    """Over seeds and test images where that is known, else over seeds alone."""
+    return (standing.both or standing.seeds) if standing else None
 
 
 def _numbers(row: Configuration) -> list[Cell]:
-    score, val = row.average(METRIC), row.average("val/miou")
+    score, val = row.average(RANK_BY), row.average("val/miou")
     gap = val - score if val is not None and score is not None else None
     parameters, flops, seconds = row.average("parameters"), row.average("flops"), row.average("wall_s")
     return [
-        _cell(row.deviation(METRIC), ".4f"),
+        _cell(row.deviation(RANK_BY), ".4f"),
         _cell(float(len(row.completed)), ".0f"),
         _cell(val, ".4f"),
         Cell("-" if gap is None else signed(gap, "+.4f"), gap),
@@ -111,7 +116,7 @@ def _numbers(row: Configuration) -> list[Cell]:
         _cell(flops and flops / 1e9, ".3g" if flops and flops < 1e9 else ",.1f"),
         _cell(row.average("images_per_s.train"), ",.0f"),
         _cell(row.average("images_per_s.inference"), ",.0f"),
-        _cell(peak_memory(row), ",.0f"),
+        _cell(peak_memory_mb(row), ",.0f"),
         _cell(seconds and seconds / 60, ".2f"),
     ]
 
@@ -121,13 +126,16 @@ def _cell(value: float | None, form: str) -> Cell:
 
 
 def _score(row: Configuration, standing: Standing | None, mark: Mark, scale: Scale, floor: float | None) -> Cell:
-    score = row.average(METRIC)
+    score = row.average(RANK_BY)
     if score is None:
         return Cell("-", None)
     lines = [f"{row.name}: test mIoU {score:.4f}"]
     if standing:
-        lines[0] = f"{row.name}: test mIoU {bounds(standing.seeds, '.4f')} over {standing.seeds.n} seeds"
-        named = {"over test images": standing.images, "over seeds and test images": standing.both}
+        named = {
+            "over seeds and test images": standing.both,
+            "over seeds": standing.seeds,
+            "over test images": standing.images,
+        }
         lines += [f"{what}: {bounds(interval, '.4f')}" for what, interval in named.items() if interval]
     hover = "\n".join(lines)
     return Cell(f"{score:.4f}", score, hover, _bar(score, standing, mark, scale, floor))
@@ -139,8 +147,9 @@ def _bar(score: float, standing: Standing | None, mark: Mark, scale: Scale, floo
     if floor is not None and scale.low <= floor <= scale.high:
         x = scale(floor)
         parts.append(element("line", title(f"floor {floor:.4f}"), x1=x, x2=x, y1=2.0, y2=_BAR[1] - 2, class_="floor"))
-    if standing and standing.seeds.low is not None and standing.seeds.high is not None:
-        x1, x2 = (scale(min(max(end, scale.low), scale.high)) for end in (standing.seeds.low, standing.seeds.high))
+    shown = interval_of(standing)
+    if shown and shown.low is not None and shown.high is not None:
+        x1, x2 = (scale(min(max(end, scale.low), scale.high)) for end in (shown.low, shown.high))
         parts.append(element("line", x1=x1, x2=x2, y1=middle, y2=middle, class_="reach"))
     parts.append(element("g", shape(mark.slot, scale(score), middle, 4.0), class_="point"))
     return element(
@@ -150,7 +159,8 @@ def _bar(score: float, standing: Standing | None, mark: Mark, scale: Scale, floo
 
 def _bar_scale(comparison: Comparison, standings: Mapping[str, Standing]) -> Scale:
     """One for all rows. An interval that would squeeze all others to nothing is cut off."""
-    scores = [score for row in comparison.configurations if (score := row.average(METRIC)) is not None]
-    ends = [end for s in standings.values() for end in (s.seeds.low, s.seeds.high) if end is not None]
+    scores = [score for row in comparison.configurations if (score := row.average(RANK_BY)) is not None]
+    shown = [interval for standing in standings.values() if (interval := interval_of(standing))]
+    ends = [end for interval in shown for end in (interval.low, interval.high) if end is not None]
     reached = within_reach(scores, ends) if scores else []
     return spanning(reached, 4.0, _BAR[0] - 4, limits=(0.0, 1.0))

@@ -7,8 +7,9 @@ from segsweep.report.charts.figure import Figure
 from segsweep.report.charts.plot import Axis, Mark, Plot
 from segsweep.report.charts.scale import compact, within_reach
 from segsweep.report.judgement import Standing
-from segsweep.report.page.board import METRIC, peak_memory
-from segsweep.report.runs import Comparison, Configuration
+from segsweep.report.leaderboard import peak_memory_mb
+from segsweep.report.page.board import interval_of
+from segsweep.report.runs import RANK_BY, Comparison, Configuration
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ def costs(comparison: Comparison, standings: Mapping[str, Standing], marks: Mapp
     for cost in COSTS:
         points = []
         for row in comparison.configurations:
-            score, value = row.average(METRIC), _value(row, cost)
+            score, value = row.average(RANK_BY), _value(row, cost)
             if score is not None and value is not None and value > 0:
                 points.append((row.name, value * cost.factor, score))
         if len(points) > 1:
@@ -84,9 +85,7 @@ def _figure(
     others = [(x, y) for name, x, y in points if is_crowded and name not in on_front]
     plot.name_points([(marks[name], x, y) for name, x, y in named], others)
     way = "to the right and up is better" if cost.is_gain else "to the left and up is better"
-    whiskers = (
-        "" if is_crowded or not any(intervals.values()) else " Whiskers: 95 % interval over seeds, cut off at the edge."
-    )
+    whiskers = "" if is_crowded or not any(intervals.values()) else " Whiskers: 95 % interval, cut off at the edge."
     few = f" Names: the front only, of {len(points)} configurations." if is_crowded else ""
     return Figure(
         cost.title,
@@ -97,11 +96,10 @@ def _figure(
 
 def _value(row: Configuration, cost: Cost) -> float | None:
     if cost.key == "peak_memory_mb":
-        return peak_memory(row)
+        return peak_memory_mb(row)
     return row.average(cost.key)
 
 
 def _interval(standing: Standing | None) -> tuple[float, float] | None:
-    if standing is None or standing.seeds.low is None or standing.seeds.high is None:
-        return None
-    return standing.seeds.low, standing.seeds.high
+    interval = interval_of(standing)
+    return None if interval is None or interval.low is None or interval.high is None else (interval.low, interval.high)

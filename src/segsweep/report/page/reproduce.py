@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from segsweep.report.reproduce import command
 from segsweep.report.runs import Comparison, Configuration
 
 MOST = 20
@@ -60,8 +61,8 @@ def dirty_runs(comparison: Comparison) -> int:
 def _commands(row: Configuration) -> list[str]:
     by_rest: dict[tuple[str, ...], list[str]] = {}
     for run in row.runs:
-        overrides = [str(each) for each in run.get("overrides") or ()]
-        rest = tuple(each for each in overrides if not each.startswith("seed="))
+        words = shlex.split(command(run))
+        rest = tuple(word for word in words[1:] if not word.startswith("seed="))
         seeds = by_rest.setdefault(rest, [])
         if str(run["seed"]) not in seeds:
             seeds.append(str(run["seed"]))

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from segsweep.report.charts.figure import Figure
 from segsweep.report.charts.panel import draw_panel
 from segsweep.report.charts.plot import CHART_LETTERS, Mark
-from segsweep.report.page.roster import abbreviated
+from segsweep.report.page.roster import abbreviated, short_names
 from segsweep.report.section import Section
 from segsweep.report.table import Table
 
@@ -36,7 +36,10 @@ def page_sections(sections: Sequence[Section]) -> list[PageSection]:
     result = []
     for section in sections:
         names = list(dict.fromkeys(line.name for panel in section.panels for line in panel.lines))
-        marks = {name: Mark(name, name, abbreviated(name, CHART_LETTERS), slot) for slot, name in enumerate(names)}
+        marks = {
+            name: Mark(name, label, abbreviated(label, CHART_LETTERS), slot)
+            for slot, (name, label) in enumerate(zip(names, short_names(names), strict=True))
+        }
         parts = [
             PagePart(
                 part.title,

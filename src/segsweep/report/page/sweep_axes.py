@@ -9,8 +9,7 @@ from segsweep.report.charts.figure import Figure
 from segsweep.report.charts.parallel import Setting, Way, parallel
 from segsweep.report.charts.plot import Axis, Mark, Plot
 from segsweep.report.charts.svg import clipped
-from segsweep.report.page.board import METRIC
-from segsweep.report.runs import Comparison, Configuration, Record
+from segsweep.report.runs import RANK_BY, Comparison, Configuration, Record
 from segsweep.run import flatten
 
 _MOST_KEYS = 8
@@ -43,7 +42,7 @@ def sweep_axes(comparison: Comparison, marks: Mapping[str, Mark]) -> list[Figure
     axes = swept(comparison)
     if not axes or (len(axes) == 1 and not any(_is_number(v) for v in next(iter(axes.values())))):
         return []
-    scored = [row for row in comparison.configurations if row.average(METRIC) is not None]
+    scored = [row for row in comparison.configurations if row.average(RANK_BY) is not None]
     figures = [_together(scored, axes, marks)] if len(axes) > 1 else []
     return figures + [_effect(scored, key, values, len(axes)) for key, values in list(axes.items())[:_MOST_KEYS]]
 
@@ -52,9 +51,9 @@ def _effect(rows: list[Configuration], key: str, values: list[Any], num_keys: in
     scores: dict[str, list[tuple[str, float]]] = defaultdict(list)
     for row in rows:
         for run in row.completed:
-            if METRIC in run["metrics"]:
+            if RANK_BY in run["metrics"]:
                 value = str(_value(run, flatten(run["config"]), key))
-                scores[value].append((f"{row.name}, seed {run['seed']}", run["metrics"][METRIC]))
+                scores[value].append((f"{row.name}, seed {run['seed']}", run["metrics"][RANK_BY]))
     shown = [str(value) for value in values if scores[str(value)]][:_MOST_VALUES]
     ticks = tuple((float(i), clipped(value, 12)) for i, value in enumerate(shown))
     everything = [score for value in shown for _, score in scores[value]]
@@ -87,7 +86,7 @@ def _together(rows: list[Configuration], axes: Mapping[str, list[Any]], marks: M
         run = row.completed[0]
         config = flatten(run["config"])
         places = tuple(setting.choices.index(str(_value(run, config, setting.name))) for setting in settings)
-        score = row.average(METRIC)
+        score = row.average(RANK_BY)
         if score is not None:
             ways.append(Way(marks[row.name], places, score))
     few = f" The best {len(ways)} of {len(rows)}." if len(ways) < len(rows) else ""

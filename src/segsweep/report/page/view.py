@@ -5,8 +5,9 @@ from dataclasses import dataclass
 
 from segsweep.report.charts.figure import Figure
 from segsweep.report.charts.plot import Mark
+from segsweep.report.comparability import Difference, differences
 from segsweep.report.judgement import Judgement
-from segsweep.report.page.board import METRIC, Row, badge, board
+from segsweep.report.page.board import Row, badge, board
 from segsweep.report.page.classes import MOST_ROWS, HeatRow, class_names, class_rows, confusions
 from segsweep.report.page.costs import costs
 from segsweep.report.page.examples import Examples, examples
@@ -19,7 +20,7 @@ from segsweep.report.page.pictures import Budget
 from segsweep.report.page.reproduce import Fact, commands, dirty_runs, facts
 from segsweep.report.page.sweep_axes import sweep_axes
 from segsweep.report.page.wording import field_sentence, lead_sentence, nothing_sentence, pair_sentence
-from segsweep.report.runs import Comparison
+from segsweep.report.runs import RANK_BY, Comparison
 
 _FLOORS = {
     "most_frequent": "the most frequent class everywhere",
@@ -47,6 +48,7 @@ class View:
     headline: str
     sentences: list[str]
     floors: list[Fact]
+    differences: list[Difference]
     notes: list[str]
     board: list[Row]
     curves: list[Figure]
@@ -82,7 +84,9 @@ def view(
     leader = judgement.standings[0].configuration.name if judgement.standings else None
     failed, counts = failures(comparison, marks)
     num, num_scored = len(comparison.configurations), len(judgement.standings)
+    interval = "seeds and test images" if any(s.both for s in judgement.standings) else "seeds"
     limits = {
+        "interval": interval,
         "pairs": _best_of(MOST_PAIRS, num_scored),
         "classes": _best_of(MOST_ROWS, num_scored),
         "failures": f"The first {MOST_FAILURES}." if len(failed) == MOST_FAILURES else "",
@@ -97,7 +101,8 @@ def view(
         headline,
         sentences,
         _floors(comparison),
-        list(notes),
+        differences(comparison),
+        [*judgement.notes, *notes],
         board(comparison, standings, marks),
         learning_curves(comparison, marks),
         pair_matrix(judgement, marks),
@@ -141,7 +146,7 @@ def _floors(comparison: Comparison) -> list[Fact]:
     return [
         Fact(f"{name.replace('_', ' ')}: {about}", f"{value:.4f}")
         for name, about in _FLOORS.items()
-        if (value := comparison.floors.get(name, {}).get(METRIC)) is not None
+        if (value := comparison.floors.get(name, {}).get(RANK_BY)) is not None
     ]
 
 

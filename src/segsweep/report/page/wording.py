@@ -60,8 +60,9 @@ def pair_sentence(pair: Pair, first: str, second: str) -> str:
 
 def lead_sentence(leader: Standing, label: str) -> str:
     """Who leads, and with what."""
-    num = leader.seeds.n
-    return f"{label} leads with a test mIoU of {bounds(leader.seeds)} over {num} seed{'' if num == 1 else 's'}"
+    num, interval = leader.seeds.n, leader.both or leader.seeds
+    shown = Span(leader.seeds.mean, interval.low, interval.high)
+    return f"{label} leads with a test mIoU of {bounds(shown)} over {num} seed{'' if num == 1 else 's'}"
 
 
 def field_sentence(pairs: list[Pair], leader: str) -> str:
