@@ -26,11 +26,11 @@ class Blocks(NamedTuple):
         """Number of blocks."""
         return int(self.of_image.max()) + 1
 
-    def sums(self, counts: NDArray[np.int64]) -> NDArray[np.float64]:
-        """(n, ...) counts of images -> (B, ...) counts of blocks."""
-        total = np.zeros((self.num, *counts.shape[1:]))
-        np.add.at(total, self.of_image, counts)
-        return total
+    def sums(self, counts: NDArray[np.integer]) -> NDArray[np.float64]:
+        """(n, ...) counts of images -> (B, ...) counts of blocks, exact below 2**53."""
+        order = np.argsort(self.of_image, kind="stable")
+        starts = np.searchsorted(self.of_image[order], np.arange(self.num))
+        return np.add.reduceat(counts[order], starts, axis=0, dtype=np.float64)
 
 
 def blocks_of(groups: NDArray[np.str_]) -> Blocks:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segsweep.report import resampling
-from segsweep.report.crossed import crossed
+from segsweep.report.crossed import crossed, over_blocks
 from segsweep.report.intervals import Interval, mean_interval
 from segsweep.report.judgement import Judgement, Standing
 from segsweep.report.pairs import Scored, compare_pairs, intervals
@@ -17,7 +17,6 @@ from segsweep.report.runs import Comparison, Configuration
 from segsweep.report.sample import METRIC, Sample, read_sample
 
 Array = NDArray[np.float64]
-_NUM_DRAWS = 1000  # of each run, to see how often it beats another: more would not move a share by 0.01
 
 
 def judge(comparison: Comparison) -> Judgement:
@@ -41,7 +40,7 @@ def score(comparison: Comparison) -> tuple[list[Standing], list[Scored], Sample]
     for (row, scores), counts in zip(found, sample.counts, strict=True):
         one = _scored(row.name, scores, counts, weights)
         rows.append(one)
-        standings.append(Standing(row, mean_interval(list(scores.values())), *_over_images(one, counts, weights)))
+        standings.append(Standing(row, mean_interval(list(scores.values())), *_over_images(one)))
     return standings, rows, sample
 
 
@@ -57,17 +56,19 @@ def _scored(name: str, scores: dict[int, float], counts: Mapping[int, Array], we
     parts = (
         miou(stacked.sum(axis=1))[:, None] + stacked.shape[1] * influence(stacked),
         miou(stacked),
-        resampling.scores(weights[:_NUM_DRAWS], stacked).astype(np.float32),
+        resampling.scores(weights, stacked).astype(np.float32),
     )
     return Scored(name, scores, *(dict(zip(counts, part, strict=True)) for part in parts))
 
 
-def _over_images(
-    one: Scored, counts: Mapping[int, Array], weights: Array | None
-) -> tuple[Interval | None, Interval | None]:
+def _over_images(one: Scored) -> tuple[Interval | None, Interval | None]:
     """Over images, and over images and seeds; None if a run has no matrices: it would be another mean."""
-    if weights is None or one.values.keys() != one.scores.keys():
+    if one.values.keys() != one.scores.keys():
         return None, None
     values = np.stack(list(one.values.values()))
-    images = resampling.over_images(weights, np.stack(list(counts.values())))
-    return images, intervals(crossed(values[None]), 1)[0] if len(values) > 1 else None
+    of_block = values.mean(axis=0)[None]
+    images = intervals(of_block.mean(axis=1), over_blocks(of_block), len(values[0]))[0]
+    if len(values) == 1:
+        return images, None
+    layout = crossed(values[None])
+    return images, intervals(layout.mean, layout.spread(), len(values))[0]

@@ -32,27 +32,30 @@ def screen(comparison: Comparison, judgement: Judgement) -> ScreenTable:
 
 
 def notes(comparison: Comparison, judgement: Judgement) -> list[str]:
-    """What a reader must know before comparing numbers, a line each: floors, intervals, differences between runs."""
+    """What a reader must know before comparing numbers, a line each: floors, intervals, how alike the runs are."""
     floors = comparison.floors
     lines = [
         f"floor: {name.replace('_', ' ')}  test mIoU {number(floors[name].get(RANK_BY), '.4f')}"
         for name in ("most_frequent", "location_prior")
         if name in floors
     ]
-    lines += [f"{what}: {', '.join(values)}" for what, values in _hardware(comparison).items() if len(values) == 1]
     if any(standing.both for standing in judgement.standings):
         lines.append(f"low, high: 95 % interval over seeds and test images ({judgement.blocks})")
     elif any(standing.seeds.low is not None for standing in judgement.standings):
         lines.append("low, high: 95 % interval over seeds, on these very test images")
-    lines += judgement.notes
     first = [pair for pair in judgement.pairs if pair.first == judgement.standings[0].configuration.name]
-    lines += [pair_text(pair) for pair in first[: _NUM_NAMED - 1]]
+    return [*lines, *(pair_text(pair) for pair in first[: _NUM_NAMED - 1]), *how_alike(comparison, judgement)]
+
+
+def how_alike(comparison: Comparison, judgement: Judgement) -> list[str]:
+    """How far the runs may be compared: what they were computed with, and where they were not treated alike."""
+    lines = [f"{what}: {', '.join(values)}" for what, values in _hardware(comparison).items() if len(values) == 1]
     lines += [
         f"{'not alike' if difference.is_unfair else 'also differs'}: {difference.what}: {difference.text}"
         for difference in differences(comparison)
     ]
-    lines += [f"reconstruction term: {text}" for text in reconstruction(comparison)]
-    return lines
+    lines += [f"reconstruction term: {text}" for text in _reconstruction(comparison)]
+    return [*lines, *judgement.notes]
 
 
 def _hardware(comparison: Comparison) -> dict[str, list[str]]:
@@ -285,7 +288,7 @@ def _state(row: Configuration) -> str:
     return ", ".join(f"{num} {what}" for what, num in others.items()) or "completed"
 
 
-def reconstruction(comparison: Comparison) -> list[str]:
+def _reconstruction(comparison: Comparison) -> list[str]:
     """Configurations that minimise a reconstruction term beside the segmentation loss."""
     return [
         f"{row.name} (factor {_reconstruction_factor(row.completed[0]['config'])})"

@@ -1,7 +1,9 @@
-"""Per-image confusion matrices of finished runs, reduced to what a pooled score needs."""
+"""Per-image confusion matrices of finished runs."""
 
+import io
 import zipfile
 import zlib
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,12 +19,12 @@ class Matrices(NamedTuple):
     Attributes:
         names: (n,) strings.
         groups: (n,) strings; images of one group (video, patient) are not independent.
-        counts: (n, 3, K) int64: pixels of each class in the truth, in the prediction, in both.
+        confusion: (n, K, K) integers, truth in rows.
     """
 
     names: NDArray[np.str_]
     groups: NDArray[np.str_]
-    counts: NDArray[np.int64]
+    confusion: NDArray[np.integer]
 
 
 def read_matrices(folder: Path) -> Matrices:
@@ -34,8 +36,8 @@ def read_matrices(folder: Path) -> Matrices:
     file = folder / FILE
     try:
         with np.load(file, allow_pickle=False) as arrays:
-            confusion, names = arrays["confusion"], arrays["names"]
-            groups = arrays.get("groups", names)
+            confusion, names = arrays["confusion"], _strings(arrays.zip.read("names.npy"))
+            groups = _strings(arrays.zip.read("groups.npy")) if "groups" in arrays else names
     except FileNotFoundError:
         raise ValueError(f"{file} is missing") from None
     except (
@@ -54,6 +56,11 @@ def read_matrices(folder: Path) -> Matrices:
         raise ValueError(f"{file} is damaged (confusion {confusion.dtype} {confusion.shape} of {n} names)")
     if confusion.min() < 0:
         raise ValueError(f"{file} is damaged (negative counts)")
-    diagonal = np.diagonal(confusion, axis1=1, axis2=2)
-    margins = (confusion.sum(axis=2), confusion.sum(axis=1), diagonal)
-    return Matrices(names, groups, np.stack(margins, axis=1).astype(np.int64))
+    return Matrices(names, groups, confusion)
+
+
+@lru_cache(maxsize=16)
+def _strings(content: bytes) -> NDArray[np.str_]:
+    """The array in a file; all runs of a sweep have the same one, and its header takes longer to read than its text."""
+    strings: NDArray[np.str_] = np.load(io.BytesIO(content), allow_pickle=False)
+    return strings

@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import combinations
 from math import isnan
 from typing import NamedTuple
@@ -10,12 +10,14 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from segsweep.report.crossed import Crossed, crossed, student
+from segsweep.report.crossed import Crossed, Spread, crossed
 from segsweep.report.intervals import CONFIDENCE, Interval
 from segsweep.report.judgement import Pair, Verdict
 from segsweep.report.signed_ranks import holm, signed_ranks
 
 Array = NDArray[np.float64]
+_Ranks = tuple[float | None, Array | None]
+_Result = tuple[Interval | None, Interval | None, float | None, int]
 
 LIKELY = 0.75  # a smaller P(A > B) is no meaningful difference: Bouthillier et al. 2021, arXiv:2103.03098
 MOST_SEEDS = 20  # that anybody would add
@@ -66,17 +68,18 @@ def compare_pairs(rows: Sequence[Scored]) -> list[Pair]:
     """
     batches = list(_batches(rows))
     num_judged = sum(len(batch.numbers) for batch in batches if len(batch.seeds) > 1)
-    found: dict[int, Pair] = {}
+    by_block = [_by_block(rows, batch) if batch.has_images else None for batch in batches]
     p_values = np.full(len(rows) * (len(rows) - 1) // 2, np.nan)
-    for batch in batches:
-        pairs = _compare(rows, batch, num_judged)
-        if batch.has_images:
-            by_block = _by_block(rows, batch)
-            p_values[batch.numbers] = signed_ranks(by_block)
-            pairs = [replace(pair, by_block=values) for pair, values in zip(pairs, by_block, strict=True)]
-        found |= zip(batch.numbers.tolist(), pairs, strict=True)
-    corrected = holm(p_values).tolist()
-    return [replace(found[number], wilcoxon=None if isnan(p) else p) for number, p in enumerate(corrected)]
+    for batch, values in zip(batches, by_block, strict=True):
+        if values is not None:
+            p_values[batch.numbers] = signed_ranks(values)
+    p_values = holm(p_values)
+    found: dict[int, Pair] = {}
+    for batch, values in zip(batches, by_block, strict=True):
+        wilcoxon = [None if isnan(p) else p for p in p_values[batch.numbers].tolist()]
+        ranks = list(zip(wilcoxon, [None] * len(wilcoxon) if values is None else values, strict=True))
+        found |= zip(batch.numbers.tolist(), _compare(rows, batch, num_judged, ranks), strict=True)
+    return [found[number] for number in sorted(found)]
 
 
 def _batches(rows: Sequence[Scored]) -> Iterator[_Batch]:
@@ -91,28 +94,30 @@ def _batches(rows: Sequence[Scored]) -> Iterator[_Batch]:
             yield _Batch(numbers, first, second, seeds, has_images)
 
 
-def _compare(rows: Sequence[Scored], batch: _Batch, num_judged: int) -> list[Pair]:
-    """The pairs of a batch, without their p values."""
-    names = [(rows[i].name, rows[j].name) for i, j in zip(batch.first, batch.second, strict=True)]
-    if not batch.seeds:
-        return [Pair(*name, 0, None, None, None, Verdict.TOO_FEW_SEEDS, 2, None) for name in names]
+def _compare(rows: Sequence[Scored], batch: _Batch, num_judged: int, ranks: Sequence[_Ranks]) -> Iterator[Pair]:
+    """The pairs of a batch; ``ranks`` are their last two attributes."""
+    results = _results(rows, batch, num_judged)
+    for i, j, result, (wilcoxon, by_block) in zip(batch.first, batch.second, results, ranks, strict=True):
+        difference, simultaneous, probability, extra = result
+        verdict, needed = decide(simultaneous, probability, extra)
+        names, num = (rows[i].name, rows[j].name), len(batch.seeds)
+        yield Pair(*names, num, difference, simultaneous, probability, verdict, needed, wilcoxon, by_block)
+
+
+def _results(rows: Sequence[Scored], batch: _Batch, num_judged: int) -> list[_Result]:
+    """Of each pair of a batch."""
+    num = len(batch.seeds)
+    if num == 0:
+        return [(None, None, None, 2)] * len(batch.numbers)
     values = _differences(rows, batch)
     likely = _probability(rows, batch).tolist()
-    num = len(batch.seeds)
     if num == 1:
         alone = [Interval(mean, None, None, 1) for mean in values.mean(axis=(1, 2)).tolist()]
-        return [
-            Pair(*name, 1, mean, mean, p, Verdict.TOO_FEW_SEEDS, 1, None)
-            for name, mean, p in zip(names, alone, likely, strict=True)
-        ]
+        return [(mean, mean, p, 1) for mean, p in zip(alone, likely, strict=True)]
     layout = crossed(values)
-    own, wide = intervals(layout, 1), intervals(layout, num_judged)
-    more = seeds_needed(layout, num_judged).tolist()
-    pairs = []
-    for name, difference, simultaneous, p, extra in zip(names, own, wide, likely, more, strict=True):
-        verdict, needed = decide(simultaneous, p, extra)
-        pairs.append(Pair(*name, num, difference, simultaneous, p, verdict, needed, None))
-    return pairs
+    spread = layout.spread()
+    own, wide = (intervals(layout.mean, spread, num, at_once) for at_once in (1, num_judged))
+    return list(zip(own, wide, likely, seeds_needed(layout, num_judged).tolist(), strict=True))
 
 
 def _differences(rows: Sequence[Scored], batch: _Batch) -> Array:
@@ -132,7 +137,8 @@ def _probability(rows: Sequence[Scored], batch: _Batch) -> Array:
         by_seed = rows[i].draws if batch.has_images else rows[i].scores
         own[i] = np.stack([np.asarray(by_seed[seed]) for seed in batch.seeds])
     pairs = zip(batch.first.tolist(), batch.second.tolist(), strict=True)
-    return np.array([(np.mean(own[i] > own[j]) + np.mean(own[i] >= own[j])) / 2 for i, j in pairs])
+    wins = [np.count_nonzero(own[i] > own[j]) + np.count_nonzero(own[i] >= own[j]) for i, j in pairs]
+    return np.array(wins) / (2 * next(iter(own.values())).size)
 
 
 def _by_block(rows: Sequence[Scored], batch: _Batch) -> Array:
@@ -142,31 +148,36 @@ def _by_block(rows: Sequence[Scored], batch: _Batch) -> Array:
     return np.asarray(scores[np.searchsorted(places, batch.first)] - scores[np.searchsorted(places, batch.second)])
 
 
-def intervals(layout: Crossed, num: int) -> list[Interval]:
-    """Of each mean of a layout of shape (P,), wide enough that ``num`` of them hold at once."""
-    error, freedom = layout.spread()
-    reach = student(freedom, CONFIDENCE, num) * error
-    ends = zip(layout.mean.tolist(), (layout.mean - reach).tolist(), (layout.mean + reach).tolist(), strict=True)
-    return [Interval(mean, low, high, layout.num_seeds) for mean, low, high in ends]
+def intervals(means: Array, spread: Spread, n: int, num: int = 1) -> list[Interval]:
+    """Of each of the means (P,) of ``n`` values, wide enough that ``num`` of them hold at once."""
+    below, above = spread.reach(CONFIDENCE, num)
+    ends = zip(means.tolist(), (means - below).tolist(), (means + above).tolist(), strict=True)
+    return [Interval(mean, low, high, n) for mean, low, high in ends]
 
 
 def seeds_needed(layout: Crossed, num: int) -> NDArray[np.int64]:
     """(P,) how many more seeds would exclude 0 if means and components stayed; 0: none, -1: not even 20 would."""
     result = np.full(layout.mean.shape, -1)
     for extra in range(MOST_SEEDS, -1, -1):
-        error, freedom = layout.spread(layout.num_seeds + extra)
-        result[np.abs(layout.mean) > student(freedom, CONFIDENCE, num) * error] = extra
+        below, above = layout.spread(layout.num_seeds + extra).reach(CONFIDENCE, num)
+        result[(layout.mean > below) | (layout.mean < -above)] = extra
     return result
 
 
-def decide(simultaneous: Interval, probability: float, extra: int) -> tuple[Verdict, int | None]:
-    """The verdict on a pair with two seeds or more, and how many more seeds would settle it."""
-    low, high = simultaneous.low or 0.0, simultaneous.high or 0.0
-    if low > 0 and probability > LIKELY:
+def decide(simultaneous: Interval | None, probability: float | None, extra: int) -> tuple[Verdict, int | None]:
+    """The verdict on a pair, and how many more seeds would settle it.
+
+    Args:
+        simultaneous: the interval that decides, without ends if the pair has fewer than two seeds.
+        probability: that the first is better.
+        extra: seeds that would be enough for the interval; -1 if none would.
+    """
+    if simultaneous is None or simultaneous.low is None or simultaneous.high is None or probability is None:
+        return Verdict.TOO_FEW_SEEDS, extra
+    if simultaneous.low > 0 and probability > LIKELY:
         return Verdict.BETTER, None
-    if high < 0 and probability < 1 - LIKELY:
+    if simultaneous.high < 0 and probability < 1 - LIKELY:
         return Verdict.WORSE, None
-    is_likely = not 1 - LIKELY <= probability <= LIKELY
-    if extra > 0 and is_likely:
+    if extra > 0 and not 1 - LIKELY <= probability <= LIKELY:
         return Verdict.TOO_FEW_SEEDS, extra
     return Verdict.NO_EVIDENCE, None

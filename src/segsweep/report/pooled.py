@@ -9,6 +9,12 @@ from numpy.typing import NDArray
 Array = NDArray[np.float64]
 
 
+def margins(confusion: Array) -> Array:
+    """(..., K, K) matrices, truth in rows -> (..., 3, K) pixels of each class in truth, in prediction, in both."""
+    both = np.diagonal(confusion, axis1=-2, axis2=-1)
+    return np.stack([confusion.sum(axis=-1), confusion.sum(axis=-2), both], axis=-2)
+
+
 def ious(counts: Array) -> tuple[Array, NDArray[np.bool_]]:
     """IoU of each class, 0 where absent, and which classes are present.
 
@@ -50,5 +56,5 @@ def influence(counts: Array) -> Array:
     union = np.where(present, truth + predicted - both, 1)
     share = present / np.maximum(present.sum(axis=-1, keepdims=True), 1) / union
     of_both, of_union = share * (1 + iou), -share * iou  # d/dw of both / (truth + predicted - both)
-    margins = counts[..., 0, :] + counts[..., 1, :]
-    return np.asarray((counts[..., 2, :] * of_both[..., None, :] + margins * of_union[..., None, :]).sum(axis=-1))
+    either = counts[..., 0, :] + counts[..., 1, :]  # what is in both counts twice
+    return np.asarray((counts[..., 2, :] * of_both[..., None, :] + either * of_union[..., None, :]).sum(axis=-1))

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from segsweep.report.blocks import Blocks, blocks_of
 from segsweep.report.matrices import read_matrices
-from segsweep.report.pooled import miou
+from segsweep.report.pooled import margins, miou
 from segsweep.report.runs import Configuration, Record
 
 METRIC = "test/miou"
@@ -65,10 +65,10 @@ def _read(run: Record, blocks: dict[int, Blocks]) -> tuple[int, NDArray[np.float
     folder = Path(run["folder"])
     matrices = read_matrices(folder)
     # Matrices of few classes and of many are never set beside each other, whatever the names of the images.
-    key = hash((matrices.names.tobytes(), matrices.groups.tobytes(), matrices.counts.shape))
+    key = hash((matrices.names.tobytes(), matrices.groups.tobytes(), matrices.confusion.shape))
     if key not in blocks:
         blocks[key] = blocks_of(matrices.groups)
-    counts = blocks[key].sums(matrices.counts)
+    counts = margins(blocks[key].sums(matrices.confusion))
     score = float(miou(counts.sum(axis=0)))
     if not isclose(score, run["metrics"][METRIC], abs_tol=_AGREES):
         raise ValueError(f"{folder}: mIoU of its matrices {score:.6f}, of its record {run['metrics'][METRIC]:.6f}")

@@ -43,7 +43,7 @@ def page_sections(sections: Sequence[Section]) -> list[PageSection]:
         parts = [
             PagePart(
                 part.title,
-                [draw_panel(panel, marks) for panel in part.panels],
+                [*part.figures, *(draw_panel(panel, marks) for panel in part.panels)],
                 part.tables,
                 part.sentences,
                 part.notes,

@@ -34,7 +34,7 @@ def write_page(
         judgements: one for each comparison.
         out: folder of the report.
         sections: further questions with their answers.
-        notes: for each comparison further lines on how far its runs may be compared; none: no such lines.
+        notes: for each comparison lines on how far its runs may be compared; none: no such lines.
     """
     marks = roster(comparisons)
     budget = Budget(_PICTURE_BYTES)
