@@ -14,8 +14,8 @@ from segsweep.report.compression import compression
 from segsweep.report.judge import judge
 from segsweep.report.judgement import Judgement
 from segsweep.report.label_efficiency import label_efficiency
-from segsweep.report.leaderboard import csv_page, json_page, markdown_page, notes, reconstruction, screen, tex_page
-from segsweep.report.page import write_page
+from segsweep.report.leaderboard import csv_page, how_alike, json_page, markdown_page, notes, screen, tex_page
+from segsweep.report.page.write import write_page
 from segsweep.report.readout import readout
 from segsweep.report.reproduce import caveats, command
 from segsweep.report.runs import Comparison, compare, find_records
@@ -80,10 +80,9 @@ def write_report(
     }
     for name, text in pages.items():
         write_atomic(out / name, text.encode())
+    write_page(comparisons, judgements, out, sections, [how_alike(*pair) for pair in judged])
     for section in sections:
         section.write(out)
-    terms = [[f"reconstruction term: {text}" for text in reconstruction(comparison)] for comparison in comparisons]
-    write_page(comparisons, judgements, out, sections, terms)
 
 
 def _print_command(folders: Sequence[Path]) -> None:
