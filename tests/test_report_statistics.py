@@ -94,7 +94,7 @@ def test_scores_of_samples_are_those_of_the_blocks_drawn():
 def test_independent_images_are_neighbours_in_blocks(n, num, largest):
     blocks = blocks_of(np.array([f"{i:05}" for i in range(n)]))
     assert blocks.num == num
-    assert blocks.text.startswith(f"{num} blocks of one neighbouring image" if largest == 1 else f"{num} blocks of ")
+    assert blocks.text.startswith(f"{num} blocks of one image" if largest == 1 else f"{num} blocks of ")
     assert np.bincount(blocks.of_image).max() == largest
     assert (np.diff(blocks.of_image) >= 0).all()
 
@@ -255,7 +255,7 @@ def test_configurations_of_equal_score_are_alike():
 
 def write_run(folder, skill, seed, *, n=60, groups=None, images=0, **changes):
     """A run whose matrices have two classes; seeds and images count for all skills alike."""
-    rng, own = np.random.default_rng([images, 0]), np.random.default_rng([seed, int(1000 * skill)])
+    rng, own = np.random.default_rng([images, 0]), np.random.default_rng([seed, round(10000 * skill)])
     hard = rng.normal(0, 0.05, n) + 0.002 * np.random.default_rng(seed).normal() + 0.002 * own.normal(size=n)
     hits = np.clip(1000 * (skill + hard), 0, 1000).astype(np.int32)
     confusion = np.empty((n, 2, 2), np.int32)

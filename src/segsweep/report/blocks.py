@@ -69,7 +69,8 @@ def _stretches(members: NDArray[np.int64], size: int) -> tuple[NDArray[np.int64]
     """Stretches of members, of sizes that differ by one at most."""
     num = -(-len(members) // size)
     of_member = np.arange(len(members)) * num // len(members)
-    return of_member, f"{num} blocks of {_range(np.bincount(of_member), 'neighbouring image')}"
+    kind = "neighbouring image" if size > 1 else "image"
+    return of_member, f"{num} blocks of {_range(np.bincount(of_member), kind)}"
 
 
 def _range(sizes: NDArray[np.int64], kind: str) -> str:
