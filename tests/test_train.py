@@ -107,7 +107,7 @@ def test_tensorboard_holds_curves_pictures_config_and_one_final_row(start):
     scalars = events.Tags()["scalars"]
     assert {"train/loss", "val/miou", "val/iou/background", "test/miou", "lr", "train/images_per_s"} <= set(scalars)
     assert len(events.Scalars("val/miou")) == 2
-    assert len(events.Images("val/image_truth_prediction_error")) == 2
+    assert len(events.Images("val/predictions")) == 2
     assert "config/text_summary" in events.Tags()["tensors"]
     assert not any(name == "hp_metric" for name in scalars)
     final = events.Scalars("hparams/test_miou")

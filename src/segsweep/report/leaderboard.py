@@ -11,6 +11,7 @@ from typing import Any
 from rich.console import Console
 
 from segsweep.files import write_atomic
+from segsweep.report.board import write_board
 from segsweep.report.compression import compression
 from segsweep.report.label_efficiency import label_efficiency
 from segsweep.report.readout import readout
@@ -55,6 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         write_report(comparisons, out)
         for section in sections:
             section.write(out)
+        write_board(comparisons, out)
     except (OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
@@ -65,6 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for section in sections:
         section.show(console)
     written = [f"{out}/leaderboard.md, .csv, .json", *(f"{out}/{section.files}" for section in sections)]
+    written.append(f"{out}/events.out.tfevents.*: the same in TensorBoard, as a run beside the others")
     for line in written:
         console.print(f"written: {line}", markup=False, highlight=False)
 

@@ -15,6 +15,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from segsweep import journal
 from segsweep.halving import UNTIL, SuccessiveHalving
 from segsweep.run import FINISHED, ConfigError, close_run, is_running, read_record
+from segsweep.table import write_row
 from segsweep.search.paused import SAME_AS, Promotion, StudyWithPaused, is_paused
 from segsweep.search.plan import Inspect, SearchPlan
 from segsweep.search.proposal import make_job
@@ -136,7 +137,9 @@ class Trials:
             log.info("%d paused trials are not among the best: pruned", len(self._paused))
         for number in sorted(self._paused):
             run = self._all()[number].user_attrs[RUN]
-            close_run(self.plan.folder / run["folder"], "pruned", None, {"fingerprint": run["fingerprint"]}, {})
+            folder = self.plan.folder / run["folder"]
+            if close_run(folder, "pruned", None, {"fingerprint": run["fingerprint"]}, {}):
+                write_row(folder, read_record(folder) or {})
             self._tell(run["fingerprint"], "pruned", {})
         self._paused.clear()
 
