@@ -70,9 +70,7 @@ class Page:
         """Goes there."""
         self.call("Runtime.enable")
         self.call("Page.enable")
-        self.call(
-            "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False
-        )
+        self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
         self.call("Page.navigate", url="about:blank")  # a change behind # alone would load nothing
         self.call("Page.navigate", url=address)
 

@@ -16,7 +16,6 @@ from segsweep.files import write_atomic
 from segsweep.metrics import best_is
 
 
-
 class RunLogger(TensorBoardLogger):
     """TensorBoard events in the run folder itself, and nothing else there."""
 

@@ -32,7 +32,11 @@ GROUPS = ("model", "loss", "data", "augment", "optimizer", "scheduler", "regime"
 TOP_LEVEL = (*GROUPS, "seed", "name", "monitor", "sweep")
 
 # Keys of a node that are facts for people and other nodes, not arguments of its target.
-FACTS = {"model": {"family"}, "trainer": {"early_stopping", "checkpoint_every_steps", "on_oom", "tensorboard"}, "regime": {"monitor"}}
+FACTS = {
+    "model": {"family"},
+    "trainer": {"early_stopping", "checkpoint_every_steps", "on_oom", "tensorboard"},
+    "regime": {"monitor"},
+}
 
 # Keys that change no result. Everything else, defaults included, is part of a run's identity.
 NON_SEMANTIC = (
@@ -234,7 +238,15 @@ def build(plain: dict[str, Any], model: nn.Module, folder: Path, resume_step: in
         default_root_dir=folder,
         logger=logger,
         callbacks=[
-            *pictures, *bar, *stopping, callbacks.MemoryCurve(), history, best, last, *pruners, callbacks.SignalStop()
+            *pictures,
+            *bar,
+            *stopping,
+            callbacks.MemoryCurve(),
+            history,
+            best,
+            last,
+            *pruners,
+            callbacks.SignalStop(),
         ],
         plugins=[checkpoints.HashedCheckpointIO()],
     )

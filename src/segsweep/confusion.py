@@ -51,7 +51,9 @@ def confusion_picture(counts_KK: NDArray[np.integer], class_names: Sequence[str]
     return np.concatenate([np.array(canvas), np.array(body)])
 
 
-def _write_numbers(draw: ImageDraw.ImageDraw, share: NDArray[np.floating], shown: NDArray[np.bool_], edge: int, side: int) -> None:
+def _write_numbers(
+    draw: ImageDraw.ImageDraw, share: NDArray[np.floating], shown: NDArray[np.bool_], edge: int, side: int
+) -> None:
     for row, column in np.argwhere((share >= 0.005) & shown[:, None]):
         value = share[row, column]
         place = (edge + side * column + side // 2, side * row + side // 2)

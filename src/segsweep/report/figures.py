@@ -52,9 +52,7 @@ def ranking(comparison: Comparison) -> Drawn | None:
         for place, row in enumerate(rows):
             values = row.values(_SCORE)
             axes.plot(values, [place] * len(values), "o", color=_SEED, markersize=5)
-            axes.errorbar(
-                [mean(values)], [place], xerr=row.deviation(_SCORE) or 0, fmt="D", color=_INK, markersize=4
-            )
+            axes.errorbar([mean(values)], [place], xerr=row.deviation(_SCORE) or 0, fmt="D", color=_INK, markersize=4)
         axes.set_yticks(range(len(rows)), [f"{_short(row.name)}  {i}" for i, row in enumerate(rows, start=1)])
         axes.invert_yaxis()
         axes.set_xlabel("test mIoU: seeds (dots), their mean and standard deviation")

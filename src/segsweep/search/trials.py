@@ -15,7 +15,6 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from segsweep import journal
 from segsweep.halving import UNTIL, SuccessiveHalving
 from segsweep.run import FINISHED, ConfigError, close_run, is_running, read_record
-from segsweep.table import write_row
 from segsweep.search.paused import SAME_AS, Promotion, StudyWithPaused, is_paused
 from segsweep.search.plan import Inspect, SearchPlan
 from segsweep.search.proposal import make_job
@@ -24,6 +23,7 @@ from segsweep.search.settings import values_of
 from segsweep.search.space import Dimension
 from segsweep.study import open_study
 from segsweep.sweep import Job, Outcome
+from segsweep.table import write_row
 
 log = logging.getLogger(__name__)
 
