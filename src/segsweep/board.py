@@ -94,7 +94,6 @@ def _add_graph(writer: Any, model: nn.Module, image: Tensor) -> None:
         try:
             writer.add_graph(_Logits(model).eval(), image, use_strict_trace=False)
         except Exception as error:  # whatever a model does that cannot be traced: the run goes on without its graph
-            log.warning(
-                "TensorBoard gets no graph of the model, which torch cannot trace: %s", str(error).splitlines()[0]
-            )
+            reason = (str(error) or repr(error)).splitlines()[0]
+            log.warning("no graph in TensorBoard (trainer.tensorboard.graph): torch cannot trace the model: %s", reason)
     model.train(was_training)

@@ -171,7 +171,7 @@ def _legend(spec: DataSpec, colours: NDArray[np.uint8], width: int) -> Picture:
 
 
 def with_legend(picture: Picture, columns: Iterable[str], spec: DataSpec) -> Picture:
-    """A picture below the names of the classes with their colours, and the names of its columns, which are equally wide.
+    """A picture below the names of the classes with their colours, and those of its columns, which are equally wide.
 
     Args:
         picture: (H, W, 3).

@@ -16,7 +16,7 @@ _HEADER = ("rank", "configuration", "family", "test mIoU", "SD", "n", "val mIoU"
 
 
 def write_board(comparisons: list[Comparison], out: Path) -> None:
-    """Writes leaderboard (Text tab), ranking and Pareto fronts (Images tab) into one event file, in place of an old one.
+    """Writes leaderboard (Text tab), ranking and Pareto fronts (Images tab) into one event file, in place of the last.
 
     Args:
         comparisons: of the report.

@@ -64,9 +64,9 @@ def judge(job: Job, before: bytes | None, end: End, sweep: str | None) -> Outcom
     error = {"class": kind, "message": message}
     overrides = redact_overrides(job.overrides)
     started = {"fingerprint": job.fingerprint, "choices": job.choices, "overrides": overrides, "sweep": sweep}
-    if own or record or status == "failed":  # a job that was stopped before it began leaves no record
-        if close_run(job.folder, status, error, started, end.facts):
-            write_row(job.folder, {"config": job.config, **_readable(job.folder)})
+    has_begun = own or record or status == "failed"  # a job that was stopped before leaves no record
+    if has_begun and close_run(job.folder, status, error, started, end.facts):
+        write_row(job.folder, {"config": job.config, **_readable(job.folder)})
     return Outcome(job, status, error)
 
 
