@@ -1,5 +1,7 @@
 """What a run shows in TensorBoard beside its metrics and panels, at its start and at its end."""
 
+import contextlib
+import io
 import logging
 import warnings
 from dataclasses import dataclass
@@ -74,14 +76,15 @@ def end(logger: TensorBoardLogger, task: Task, counts: Counts, step: int) -> Non
         writer.add_pr_curve_raw(f"test/{names[k]}", *values, global_step=step, num_thresholds=NUM_THRESHOLDS)
 
 
-class _Logits(nn.Module):
-    """A segmenter as TensorBoard can show it: what returns one tensor."""
+class Segmenter(nn.Module):
+    """A model as TensorBoard can show it, where its name stands in the graph: what returns one tensor."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
 
     def forward(self, image: Tensor) -> Tensor:
+        """Class scores."""
         logits: Tensor = self.model(image).logits
         return logits
 
@@ -89,10 +92,11 @@ class _Logits(nn.Module):
 def _add_graph(writer: Any, model: nn.Module, image: Tensor) -> None:
     """Traces the model; training goes on with the random state that this has found."""
     was_training = model.training
-    with torch.random.fork_rng([]), torch.no_grad(), warnings.catch_warnings():
+    silent = contextlib.redirect_stdout(io.StringIO())  # torch prints what it raises
+    with torch.random.fork_rng([]), torch.no_grad(), silent, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a trace is of one size: branches on sizes are what it warns of
         try:
-            writer.add_graph(_Logits(model).eval(), image, use_strict_trace=False)
+            writer.add_graph(Segmenter(model).eval(), image, use_strict_trace=False)
         except Exception as error:  # whatever a model does that cannot be traced: the run goes on without its graph
             reason = (str(error) or repr(error)).splitlines()[0]
             log.warning("no graph in TensorBoard (trainer.tensorboard.graph): torch cannot trace the model: %s", reason)

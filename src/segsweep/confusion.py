@@ -8,12 +8,12 @@ from PIL import Image, ImageDraw
 
 from segsweep.pictures import Picture
 
-_LARGEST, _SMALLEST = 48, 6  # pixels, side of a cell
-_WIDTH = 640  # pixels, of all cells together, as far as the smallest cell allows
+_LARGEST, _SMALLEST = 30, 6  # pixels, side of a cell: TensorBoard shows pictures about 350 pixels wide
+_WIDTH = 480  # pixels, of all cells together, as far as the smallest cell allows
 _MARGIN = 8
 _LETTER, _LINE = 6, 14  # pixels, of the font
 _LONGEST = 20  # letters of a name
-_NAMED, _NUMBERED = 13, 30  # pixels, cells from which on names and numbers fit
+_NAMED, _NUMBERED = 13, 22  # pixels, cells from which on names and numbers fit
 _WHITE, _INK, _ABSENT = (255, 255, 255), (40, 40, 40), (228, 228, 228)
 _FULL = np.array((8, 69, 148))  # colour of 100 %
 

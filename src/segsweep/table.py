@@ -24,13 +24,16 @@ _NUMBERS = {  # column -> key of the config; 0 where there is none, because Tens
     "max_epochs": "trainer.max_epochs",
     "labelled_fraction": "data.labelled_fraction",
 }
-_SCORES = ("test/miou", "test/miou_image", "test/dice", "test/pixel_accuracy", "val/miou")
-_COSTS = ("train_images_per_s", "inference_images_per_s", "minutes", "peak_memory_mb", "parameters", "epochs")
-_COLUMNS = (
-    *(f"best/{name.replace('/', '_')}" for name in _SCORES),
-    *(f"final/{name.replace('/', '_')}" for name in _SCORES),
-    *(f"cost/{name}" for name in _COSTS),
-)
+_FIRST = ("model", "family", "lr", "seed", "status")  # TensorBoard shows five columns until one asks for more
+_SCORES = {
+    "test/miou": "test mIoU", "test/miou_image": "test mIoU of an image", "test/dice": "test Dice",
+    "test/pixel_accuracy": "test pixel accuracy", "val/miou": "val mIoU",
+}  # fmt: skip
+_COSTS = ("train images/s", "inference images/s", "minutes", "peak memory MB", "parameters", "epochs")
+_COLUMNS = [  # what a reader sees; the tags begin with table/, so that curves stand above them in Time Series
+    *(f"{which} {name}" for which in ("best", "final") for name in _SCORES.values()),
+    *_COSTS,
+]
 
 
 def write_row(folder: Path, record: Mapping[str, Any]) -> None:
@@ -43,7 +46,7 @@ def write_row(folder: Path, record: Mapping[str, Any]) -> None:
     try:
         last = _last_line(folder / "metrics.jsonl")
         step = int(record.get("steps") or last.get("step") or 0)
-        replace_events(folder, "row", _summaries(record, dict(results(record, last))), step)
+        replace_events(folder, "row", _values(record, dict(results(record, last))), step)
     except OSError as error:  # a full disk must not hide why the run has ended
         log.warning("the run's row in TensorBoard's HParams table was not written: %s", error)
 
@@ -64,17 +67,17 @@ def hyperparameters(record: Mapping[str, Any]) -> dict[str, str | float]:
 
 
 def results(record: Mapping[str, Any], last: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
-    """The columns that say how a run went, as far as it got.
+    """The columns that say how a run went, as far as it got: those of the best epoch, of the last, and what it cost.
 
     Args:
         record: of the run.
         last: newest line of its history, for a run that could not record its scores.
     """
-    for prefix, scores in (("best", record.get("metrics")), ("final", record.get("metrics_last") or last)):
-        for name in _SCORES:
-            value = (scores or {}).get(name)
+    for which, scores in (("best", record.get("metrics")), ("final", record.get("metrics_last") or last)):
+        for key, name in _SCORES.items():
+            value = (scores or {}).get(key)
             if value is not None:
-                yield f"{prefix}/{name.replace('/', '_')}", float(value)
+                yield f"{which} {name}", float(value)
     speed, memory = record.get("images_per_s") or {}, record.get("peak_memory_mb") or {}
     epochs = last["epoch"] + 1 if "epoch" in last else None
     values = (
@@ -87,7 +90,7 @@ def results(record: Mapping[str, Any], last: Mapping[str, Any]) -> Iterator[tupl
     )
     for name, value in zip(_COSTS, values, strict=True):
         if value is not None:
-            yield f"cost/{name}", float(value)
+            yield name, float(value)
 
 
 def _status(record: Mapping[str, Any]) -> str:
@@ -113,7 +116,16 @@ def _last_line(file: Path) -> dict[str, Any]:
     return {}
 
 
-def _summaries(record: Mapping[str, Any], found: Mapping[str, float]) -> Iterator[Any]:
+def tag(column: str) -> str:
+    """Under which a result stands among the scalars.
+
+    >>> tag("best test mIoU")
+    'table/best_test_miou'
+    """
+    return "table/" + column.lower().replace(" ", "_").replace("/", "_per_")
+
+
+def _values(record: Mapping[str, Any], found: Mapping[str, float]) -> Iterator[Any]:
     """Three entries without values that describe table and row, and the results as scalars."""
     from tensorboard.plugins.hparams import api_pb2, metadata, plugin_data_pb2
 
@@ -121,10 +133,13 @@ def _summaries(record: Mapping[str, Any], found: Mapping[str, float]) -> Iterato
     text, number = api_pb2.DATA_TYPE_STRING, api_pb2.DATA_TYPE_FLOAT64
     table = api_pb2.Experiment(
         hparam_infos=[
-            api_pb2.HParamInfo(name=name, type=text if isinstance(value, str) else number)
+            # TensorBoard believes what it is told of one run about all: those that differ stand first.
+            api_pb2.HParamInfo(name=name, type=text if isinstance(value, str) else number, differs=name in _FIRST)
             for name, value in columns.items()
         ],
-        metric_infos=[api_pb2.MetricInfo(name=api_pb2.MetricName(tag=tag)) for tag in _COLUMNS],
+        metric_infos=[
+            api_pb2.MetricInfo(name=api_pb2.MetricName(tag=tag(column)), display_name=column) for column in _COLUMNS
+        ],
     )
     start = plugin_data_pb2.SessionStartInfo()
     for name, value in columns.items():
@@ -138,8 +153,8 @@ def _summaries(record: Mapping[str, Any], found: Mapping[str, float]) -> Iterato
     yield _described(metadata.EXPERIMENT_TAG, data(experiment=table))
     yield _described(metadata.SESSION_START_INFO_TAG, data(session_start_info=start))
     yield _described(metadata.SESSION_END_INFO_TAG, data(session_end_info=end))
-    for tag, value in found.items():
-        yield scalar(tag, value)
+    for column, value in found.items():
+        yield scalar(tag(column), value)
 
 
 def _described(tag: str, content: Any) -> Any:

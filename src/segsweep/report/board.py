@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from segsweep.events import image, replace_events, text
-from segsweep.report.figures import Drawn, pareto, ranking
+from segsweep.report.figures import pareto, ranking
 from segsweep.report.runs import Comparison
 from segsweep.report.table import Table, clean, number
 
@@ -33,13 +33,11 @@ def _values(comparisons: list[Comparison]) -> Iterator[Any]:
         name = re.sub(r"[^\w.-]", "_", comparison.name)
         names[name] = names.get(name, 0) + 1
         prefix = name if names[name] == 1 else f"{name}_{names[name]}"
-        for kind, drawn in (("ranking", ranking(comparison)), ("pareto", pareto(comparison))):
-            if drawn is not None:
-                yield _shown(f"{prefix}/{kind}", drawn)
-
-
-def _shown(tag: str, drawn: Drawn) -> Any:
-    return image(tag, drawn.png, drawn.height, drawn.width)
+        drawn = ranking(comparison)
+        if drawn is not None:
+            yield image(f"{prefix}/ranking", drawn.png, drawn.height, drawn.width)
+        for cost, picture in pareto(comparison).items():
+            yield image(f"{prefix}/against {cost}", picture.png, picture.height, picture.width)
 
 
 def _markdown(comparison: Comparison) -> str:

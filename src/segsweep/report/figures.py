@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 _SCORE = "test/miou"
 _MOST_ROWS = 40  # configurations of a ranking
-_MOST_NAMED = 24  # configurations in a legend
-_DPI = 110
+_MOST_NAMED = 20  # configurations in a legend
+_DPI = 100
 _INK, _SEED, _FRONT = "#333333", "#88aacc", "#cc4466"
 # Paul Tol's "bright" scheme, told apart with any colour vision.
 _COLORS = ("#4477aa", "#ee6677", "#228833", "#aa3377", "#ccaa33", "#66ccee", "#4d4d4d")
@@ -29,7 +29,7 @@ _COSTS = (  # key of a record, divisor, what it is called, whether more of it is
     ("parameters", 1e6, "million parameters", False),
     ("flops", 1e9, "GFLOPs for an image", False),
     ("wall_s", 60.0, "minutes of a run", False),
-    ("images_per_s.inference", 1.0, "images per second, inference", True),
+    ("images_per_s.inference", 1.0, "inference images per second", True),
 )
 
 
@@ -47,34 +47,33 @@ def ranking(comparison: Comparison) -> Drawn | None:
     rows = _ranked(comparison)[:_MOST_ROWS]
     if not rows:
         return None
-    with _figure(8.0, 1.1 + 0.3 * len(rows)) as (figure, drawn):
+    with _figure(6.0, 1.1 + 0.3 * len(rows)) as (figure, drawn):
         axes = figure.subplots()
         for place, row in enumerate(rows):
             values = row.values(_SCORE)
             axes.plot(values, [place] * len(values), "o", color=_SEED, markersize=5)
             axes.errorbar([mean(values)], [place], xerr=row.deviation(_SCORE) or 0, fmt="D", color=_INK, markersize=4)
-        axes.set_yticks(range(len(rows)), [f"{_short(row.name)}  {i}" for i, row in enumerate(rows, start=1)])
+        axes.set_yticks(range(len(rows)), [f"{_short(row.name, 40)}  {i}" for i, row in enumerate(rows, start=1)])
         axes.invert_yaxis()
         axes.set_xlabel("test mIoU: seeds (dots), their mean and standard deviation")
         axes.grid(axis="x", color="#e6e6e6", linewidth=0.8)
     return drawn[0]
 
 
-def pareto(comparison: Comparison) -> Drawn | None:
-    """Test mIoU against four costs; a line joins those that no other beats in both. None: nothing is completed."""
+def pareto(comparison: Comparison) -> dict[str, Drawn]:
+    """Test mIoU against each cost that is known; a line joins the configurations that no other beats in both."""
     rows = _ranked(comparison)
-    if not rows:
-        return None
-    with _figure(11.0, 7.0) as (figure, drawn):
-        for axes, (key, divisor, label, is_gain) in zip(figure.subplots(2, 2).flat, _COSTS, strict=True):
-            _draw_front(axes, rows, key, divisor, is_gain)
-            axes.set_xlabel(label)
-            axes.set_ylabel("test mIoU")
-        handles, names = figure.axes[-1].get_legend_handles_labels()
-        if names:
-            columns = 2 if max(map(len, names)) > 36 else 3
-            figure.legend(handles, names, loc="outside lower center", ncols=columns, frameon=False, fontsize=8)
-    return drawn[0]
+    pictures = {}
+    for key, divisor, label, is_gain in _COSTS:
+        if any(row.average(key) for row in rows):
+            with _figure(5.0, 3.6 + 0.17 * min(len(rows), _MOST_NAMED)) as (figure, drawn):
+                axes = figure.subplots()
+                _draw_front(axes, rows, key, divisor, is_gain)
+                axes.set_xlabel(label)
+                axes.set_ylabel("test mIoU, mean and SD over seeds")
+                figure.legend(loc="outside lower left", frameon=False, fontsize=8, labelspacing=0.2)
+            pictures[label] = drawn[0]
+    return pictures
 
 
 def front(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
@@ -115,8 +114,8 @@ def _ranked(comparison: Comparison) -> list[Configuration]:
     return [row for row in comparison.configurations if row.average(_SCORE) is not None]
 
 
-def _short(name: str) -> str:
-    return name if len(name) <= 60 else f"{name[:57]}..."
+def _short(name: str, longest: int = 64) -> str:
+    return name if len(name) <= longest else f"{name[: longest - 3]}..."
 
 
 @contextlib.contextmanager
