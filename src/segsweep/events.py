@@ -32,7 +32,8 @@ def replace_events(folder: Path, name: str, values: Iterable[Any], step: int) ->
         event = Event(wall_time=now / 1e9, step=step, summary=Summary(value=[value]))
         writer.write(event.SerializeToString())
     before = list(folder.glob(f"events.out.tfevents.*.{name}"))
-    path = folder / f"events.out.tfevents.{now // 10**9}.{now % 10**9:09d}.{name}"
+    # A second more: files are read by name, and one that a run has begun in this second would purge what it follows.
+    path = folder / f"events.out.tfevents.{now // 10**9 + 1}.{now % 10**9:09d}.{name}"
     write_atomic(path, buffer.getbuffer())
     for old in before:
         old.unlink(missing_ok=True)

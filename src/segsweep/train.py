@@ -272,7 +272,7 @@ def _finish(run: Run, parts: Parts, plain: dict[str, Any]) -> None:
     )
     worst = [tested[i] for i in panels.worst_positions(counts.confusion, parts.data.spec)]
     panels.write_examples(run.folder / "test_examples", task, batches, worst)
-    projector.log_latents(parts.logger, task, batches)
+    projector.log_latents(parts.logger, task, parts.data)
     board.end(parts.logger, task, counts, parts.trainer.global_step)
     parts.logger.experiment.close()  # a sweep in one process would gather open files
     log.info("done: %s", shown(run.folder))
