@@ -135,7 +135,7 @@ def test_the_norm_is_that_before_clipping(start):
     assert free.Scalars("train/grad_norm")[0].value > 1e-3
 
 
-@pytest.mark.parametrize("every", [None, 1])
+@pytest.mark.parametrize("every", [pytest.param(None, marks=pytest.mark.slow), 1])
 def test_nothing_doubles_or_is_lost_where_a_run_was_stopped(start, monkeypatch, tmp_path, every):
     """Killed within the second of three epochs; with checkpoints within epochs, and without."""
     story = [*DENSE, "model.dropout=0.3", "trainer.max_epochs=3", f"trainer.checkpoint_every_steps={every or 'null'}"]
@@ -167,9 +167,8 @@ def test_nothing_doubles_or_is_lost_where_a_run_was_stopped(start, monkeypatch, 
 
 def test_training_and_validation_share_a_chart(start):
     events = read(start("run", *SMALL, "trainer.max_epochs=1"))
-    proto = layout_pb2.Layout.FromString(
-        make_ndarray(events.Tensors("custom_scalars__config__")[0].tensor_proto).item()
-    )
+    (found,) = events.Tensors("custom_scalars__config__")
+    proto = layout_pb2.Layout.FromString(make_ndarray(found.tensor_proto).item())
     charts = {chart.title: list(chart.multiline.tag) for category in proto.category for chart in category.chart}
     assert charts["mIoU"] == ["^train/miou$", "^val/miou$"]
     assert charts["IoU of background"] == ["^train/iou/background$", "^val/iou/background$"]
@@ -217,9 +216,10 @@ def test_a_large_image_costs_no_more_than_a_small_one():
 
 
 def test_every_class_of_the_test_has_a_curve(start):
-    events = read(start("run", *SMALL))
+    folder = start("run", *SMALL)
+    events = read(folder)
     tags = [tag for tag in events.Tags()["tensors"] if tag.startswith("test/")]
-    with np.load(next(iter(events.path for _ in [0])) + "/test_confusion.npz") as stored:
+    with np.load(folder / "test_confusion.npz") as stored:
         shown = stored["confusion"].sum(axis=(0, 2)) > 0
     assert len(tags) == shown.sum()
     values = make_ndarray(events.Tensors("test/background")[0].tensor_proto)
@@ -263,7 +263,13 @@ def test_the_panel_says_what_it_shows(start):
         assert picture.height > 4 * 98 + 14
 
 
-@pytest.mark.parametrize("model", [["model=unet", *SMALL], ["model=vae", *SMALL], ["model=reseg"], DENSE])
+def slow(value):
+    return pytest.param(value, marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize(
+    "model", [["model=unet", *SMALL], slow(["model=vae", *SMALL]), slow(["model=reseg"]), slow(DENSE)]
+)
 def test_the_graph_is_there_on_request_alone_and_changes_nothing(start, model):
     brief = [*model, "trainer.max_epochs=1"]
     without, asked = start("without", *brief), start("with", *brief, "trainer.tensorboard.graph=true")
