@@ -101,7 +101,7 @@ def test_the_table_has_every_run(address):
     assert set(columns[:5]) == {"model", "family", "lr", "seed", "status"}
     tags = [info["name"]["tag"] for info in table["metricInfos"]]
     asked = {
-        "experimentName": "", "startIndex": 0, "sliceSize": 100, 
+        "experimentName": "", "startIndex": 0, "sliceSize": 100,
         "allowedStatuses": ["STATUS_SUCCESS", "STATUS_FAILURE"],
         "colParams": [{"metric": {"group": "", "tag": tag}, "includeInResult": True} for tag in tags]
         + [{"hparam": name, "includeInResult": True} for name in columns],
