@@ -49,6 +49,7 @@ HEAVY = {
     "sklearn",
     "matplotlib",
     "pydantic",
+    "jinja2",
 }
 
 
@@ -112,11 +113,12 @@ LIGHT = [
     "endings",
     "hints",
     "report.runs",
-    "report.leaderboard",
+    "report.command",
     "report.label_efficiency",
     "report.compression",
     "report.readout",
     "report.search",
+    "report.page",
     "search",
     "config",
     "command",

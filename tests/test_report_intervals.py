@@ -9,16 +9,15 @@ from segsweep.report.labels_saved import Saving, labels_saved
 
 
 def test_the_interval_of_three_values():
-    # Mean 0.6, SD 0.1, t(2, 0.975) = 4.302653: half = 4.302653 * 0.1 / sqrt(3).
+    # Mean 0.6, SD 0.1, t(2, 0.975) = 4.302653: half the interval is 4.302653 * 0.1 / sqrt(3).
     interval = mean_interval([0.5, 0.6, 0.7])
     assert interval.mean == pytest.approx(0.6)
-    assert interval.half == pytest.approx(0.2484138, abs=1e-6)
     assert (interval.low, interval.high) == pytest.approx((0.3515862, 0.8484138), abs=1e-6)
     assert interval.n == 3
 
 
 def test_one_value_has_no_interval():
-    assert mean_interval([0.5]) == Interval(0.5, None, 1)
+    assert mean_interval([0.5]) == Interval(0.5, None, None, 1)
     assert mean_interval([0.5]).low is None
 
 
@@ -44,12 +43,12 @@ def test_pairs_are_those_of_equal_seeds():
 @pytest.mark.parametrize(
     ("difference", "expected"),
     [
-        (Interval(0.02, 0.01, 3), "helps"),
-        (Interval(-0.02, 0.01, 3), "hurts"),
-        (Interval(0.02, 0.03, 3), "no difference shown"),
-        (Interval(-0.02, 0.03, 3), "no difference shown"),
-        (Interval(0.0, 0.0, 3), "no difference shown"),
-        (Interval(0.5, None, 1), "too few seeds"),
+        (Interval(0.02, 0.01, 0.03, 3), "helps"),
+        (Interval(-0.02, -0.03, -0.01, 3), "hurts"),
+        (Interval(0.02, -0.01, 0.05, 3), "no difference shown"),
+        (Interval(-0.02, -0.05, 0.01, 3), "no difference shown"),
+        (Interval(0.0, 0.0, 0.0, 3), "no difference shown"),
+        (Interval(0.5, None, None, 1), "too few seeds"),
         (None, "too few seeds"),
     ],
 )

@@ -12,7 +12,7 @@ from urllib.parse import urlencode
 
 import pytest
 
-from segsweep.report.leaderboard import main as report
+from segsweep.report.command import main as report
 from segsweep.train import train
 from tests.browser import CHROMIUM, FIND, TEXT, browser
 from tests.conftest import TINY

@@ -22,6 +22,8 @@ HERE = Path(__file__).parent
 _MARK = "SEGSWEEP_STORM"
 _SOURCES = Path(segsweep.__file__).parents[1]  # of this checkout, whatever the folder that a command works in
 _context = multiprocessing.get_context("forkserver")
+# In the background a shell has its commands ignore Ctrl-C, and what is ignored stays so in the commands of this script.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # The cheapest real run: it decodes, trains, validates, tests and writes everything that a large one does.
 TINY = (

@@ -8,25 +8,21 @@ from typing import Any
 from segsweep.events import image, replace_events, text
 from segsweep.report.figures import pareto, ranking
 from segsweep.report.runs import Comparison
-from segsweep.report.table import Table, clean, number
-
-_SCORE = "test/miou"
-_HEADER = ("rank", "configuration", "family", "test mIoU", "SD", "n", "val mIoU", "M params", "img/s train", "min/run",
-           "runs without a result")  # fmt: skip
 
 
-def write_board(comparisons: list[Comparison], out: Path) -> None:
+def write_board(comparisons: list[Comparison], leaderboard: str, out: Path) -> None:
     """Writes leaderboard (Text tab), ranking and Pareto fronts (Images tab) into one event file, in place of the last.
 
     Args:
         comparisons: of the report.
+        leaderboard: Markdown.
         out: folder of the report; it exists. In TensorBoard it is a run called ``report``.
     """
-    replace_events(out, "report", _values(comparisons), 0)
+    replace_events(out, "report", _values(comparisons, leaderboard), 0)
 
 
-def _values(comparisons: list[Comparison]) -> Iterator[Any]:
-    yield text("leaderboard", "\n\n".join(_markdown(comparison) for comparison in comparisons))
+def _values(comparisons: list[Comparison], leaderboard: str) -> Iterator[Any]:
+    yield text("leaderboard", leaderboard)
     ranked = [comparison for comparison in comparisons if comparison.configurations[0].completed]
     names: dict[str, int] = {}
     for comparison in ranked:
@@ -38,25 +34,3 @@ def _values(comparisons: list[Comparison]) -> Iterator[Any]:
             yield image(f"{prefix}/ranking", drawn.png, drawn.height, drawn.width)
         for cost, picture in pareto(comparison).items():
             yield image(f"{prefix}/against {cost}", picture.png, picture.height, picture.width)
-
-
-def _markdown(comparison: Comparison) -> str:
-    rows: list[tuple[str, ...]] = []
-    for rank, row in enumerate(comparison.configurations, start=1):
-        score, parameters, minutes = (row.average(key) for key in (_SCORE, "parameters", "wall_s"))
-        rows.append(
-            (
-                str(rank) if score is not None else "-",
-                row.name,
-                str(row.runs[0].get("family") or "-"),
-                number(score, ".4f"),
-                number(row.deviation(_SCORE), ".4f"),
-                str(len(row.completed)),
-                number(row.average("val/miou"), ".4f"),
-                number(parameters and parameters / 1e6, ".3f"),
-                number(row.average("images_per_s.train"), ",.0f"),
-                number(minutes and minutes / 60, ".2f"),
-                str(sum(run["status"] != "completed" for run in row.runs)),
-            )
-        )
-    return f"## {clean(comparison.title)}\n\n{Table('', _HEADER, rows, ('configuration', 'family')).markdown()}"

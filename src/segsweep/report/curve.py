@@ -100,7 +100,7 @@ def _draw_panel(axes: "Axes", panel: Panel, names: list[str]) -> None:
         axes.errorbar(
             xs,
             [y.mean for _, y in line.points],
-            yerr=[y.half or 0 for _, y in line.points],
+            yerr=_reach([y for _, y in line.points]),
             fmt="none", ecolor=look["color"], elinewidth=1.1, capsize=2.2, alpha=0.65,
         )  # fmt: skip
     if panel.level:
@@ -117,6 +117,14 @@ def _draw_panel(axes: "Axes", panel: Panel, names: list[str]) -> None:
     axes.set_xticks([], minor=True)
     low, high = axes.get_ylim()
     axes.set_ylim(max(low, panel.y_limits[0]), min(high, panel.y_limits[1]))
+
+
+def _reach(values: Sequence[Interval]) -> list[list[float]]:
+    """How far each interval reaches below and above its mean; 0 where that is unknown."""
+    return [
+        [0.0 if y.low is None else y.mean - y.low for y in values],
+        [0.0 if y.high is None else y.high - y.mean for y in values],
+    ]
 
 
 def _look(index: int) -> dict[str, Any]:

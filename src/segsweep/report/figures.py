@@ -7,13 +7,12 @@ from dataclasses import dataclass
 from statistics import mean
 from typing import TYPE_CHECKING, Any
 
-from segsweep.report.runs import Comparison, Configuration
+from segsweep.report.runs import RANK_BY, Comparison, Configuration
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_SCORE = "test/miou"
 _MOST_ROWS = 40  # configurations of a ranking
 _MOST_NAMED = 20  # configurations in a legend
 _DPI = 100
@@ -50,9 +49,9 @@ def ranking(comparison: Comparison) -> Drawn | None:
     with _figure(6.0, 1.1 + 0.3 * len(rows)) as (figure, drawn):
         axes = figure.subplots()
         for place, row in enumerate(rows):
-            values = row.values(_SCORE)
+            values = row.values(RANK_BY)
             axes.plot(values, [place] * len(values), "o", color=_SEED, markersize=5)
-            axes.errorbar([mean(values)], [place], xerr=row.deviation(_SCORE) or 0, fmt="D", color=_INK, markersize=4)
+            axes.errorbar([mean(values)], [place], xerr=row.deviation(RANK_BY) or 0, fmt="D", color=_INK, markersize=4)
         axes.set_yticks(range(len(rows)), [f"{_short(row.name, 40)}  {i}" for i, row in enumerate(rows, start=1)])
         axes.invert_yaxis()
         axes.set_xlabel("test mIoU: seeds (dots), their mean and standard deviation")
@@ -92,13 +91,13 @@ def front(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
 def _draw_front(axes: "Axes", rows: Sequence[Configuration], key: str, divisor: float, is_gain: bool) -> None:
     points = []
     for i, row in enumerate(rows):
-        cost, score = row.average(key), row.average(_SCORE)
+        cost, score = row.average(key), row.average(RANK_BY)
         if not cost or score is None:
             continue
         x, color = cost / divisor, _COLORS[i % len(_COLORS)]
         points.append((-x if is_gain else x, score))
         label = f"{i + 1}  {_short(row.name)}" if i < _MOST_NAMED else None
-        axes.errorbar(x, score, yerr=row.deviation(_SCORE) or 0, fmt="o", color=color, markersize=5, elinewidth=1)
+        axes.errorbar(x, score, yerr=row.deviation(RANK_BY) or 0, fmt="o", color=color, markersize=5, elinewidth=1)
         axes.plot([], [], "o", color=color, label=label)
         axes.annotate(str(i + 1), (x, score), (5, 4), textcoords="offset points", fontsize=8)
     line = front(points)
@@ -111,7 +110,7 @@ def _draw_front(axes: "Axes", rows: Sequence[Configuration], key: str, divisor: 
 
 
 def _ranked(comparison: Comparison) -> list[Configuration]:
-    return [row for row in comparison.configurations if row.average(_SCORE) is not None]
+    return [row for row in comparison.configurations if row.average(RANK_BY) is not None]
 
 
 def _short(name: str, longest: int = 64) -> str:

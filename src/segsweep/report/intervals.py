@@ -5,7 +5,7 @@ Student's t keeps its promise at any number of seeds if the scores are about nor
 """
 
 from collections.abc import Mapping, Sequence
-from math import sqrt
+from math import isclose, sqrt
 from statistics import mean, stdev
 from typing import NamedTuple
 
@@ -14,31 +14,32 @@ NO_CELLS = ("-", "-", "-", "0")  # of no interval, in a CSV file
 
 
 class Interval(NamedTuple):
-    """A mean and how sure it is.
+    """A mean and how sure it is; the ends need not be equally far from it.
 
     Attributes:
         mean: of the values.
-        half: half the width of its interval, None for one value alone, whose spread is unknown.
+        low: lower end, None where the spread is unknown, as that of one value alone is.
+        high: upper end, None together with ``low``.
         n: number of values.
     """
 
     mean: float
-    half: float | None
+    low: float | None
+    high: float | None
     n: int
 
-    @property
-    def low(self) -> float | None:
-        """Lower end."""
-        return None if self.half is None else self.mean - self.half
-
-    @property
-    def high(self) -> float | None:
-        """Upper end."""
-        return None if self.half is None else self.mean + self.half
-
     def text(self, form: str) -> str:
-        """For a table: ``0.7123 ± 0.0210``, the mean in a format of its own."""
-        return format(self.mean, form) + ("" if self.half is None else f" ± {self.half:.4f}")
+        """For a table, the mean in a format of its own: ``0.7123 ± 0.0210``, or ``0.7123 (0.6893 to 0.7310)``.
+
+        >>> Interval(0.7123, 0.6913, 0.7333, 5).text(".4f"), Interval(0.7123, 0.6893, 0.731, 5).text(".4f")
+        ('0.7123 ± 0.0210', '0.7123 (0.6893 to 0.7310)')
+        """
+        if self.low is None or self.high is None:
+            return format(self.mean, form)
+        below, above = self.mean - self.low, self.high - self.mean
+        if isclose(below, above, rel_tol=1e-6, abs_tol=1e-9):
+            return f"{self.mean:{form}} ± {above:.4f}"
+        return f"{self.mean:{form}} ({self.low:{form}} to {self.high:{form}})"
 
     def cells(self) -> tuple[str, str, str, str]:
         """For a CSV file: mean, low, high, n."""
@@ -59,8 +60,11 @@ def half_width(n: int) -> float:
 
 def mean_interval(values: Sequence[float]) -> Interval:
     """Mean of one or more values with its Student t interval."""
-    half = half_width(len(values)) * stdev(values) if len(values) > 1 else None
-    return Interval(mean(values), half, len(values))
+    middle, n = mean(values), len(values)
+    if n == 1:
+        return Interval(middle, None, None, 1)
+    half = half_width(n) * stdev(values)
+    return Interval(middle, middle - half, middle + half, n)
 
 
 def paired_interval(scores: Mapping[int, float], reference: Mapping[int, float]) -> Interval | None:
@@ -75,11 +79,13 @@ def paired_interval(scores: Mapping[int, float], reference: Mapping[int, float])
 def verdict(difference: Interval | None) -> str:
     """What a difference from a reference, higher being better, allows one to say.
 
-    >>> verdict(Interval(0.03, 0.01, 3)), verdict(Interval(-0.03, 0.01, 3)), verdict(Interval(0.03, 0.05, 3))
-    ('helps', 'hurts', 'no difference shown')
+    >>> verdict(Interval(0.03, 0.02, 0.04, 3)), verdict(Interval(-0.03, -0.04, -0.02, 3))
+    ('helps', 'hurts')
+    >>> verdict(Interval(0.03, -0.02, 0.08, 3))
+    'no difference shown'
     """
-    if difference is None or difference.half is None:
+    if difference is None or difference.low is None or difference.high is None:
         return "too few seeds"
-    if abs(difference.mean) <= difference.half:
+    if difference.low <= 0 <= difference.high:
         return "no difference shown"
     return "helps" if difference.mean > 0 else "hurts"

@@ -1,10 +1,15 @@
 """What the runs of a comparison allow one to say: each configuration's score, each pair's difference, in words."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import TYPE_CHECKING
 
 from segsweep.report.intervals import Interval
 from segsweep.report.runs import Configuration
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 
 class Verdict(StrEnum):
@@ -49,6 +54,8 @@ class Pair:
             is settled, or no number of seeds would.
         wilcoxon: p of the signed ranks over blocks after Holm's correction over all pairs; printed, never decides.
             None if fewer than 6 blocks differ: no p below 0.05 is possible.
+        by_block: (B,) mean difference over the shared seeds in mIoU of each block alone, NaN where nothing in it is
+            labelled; None without per-image confusion matrices.
     """
 
     first: str
@@ -60,6 +67,7 @@ class Pair:
     verdict: Verdict
     more_seeds: int | None
     wilcoxon: float | None
+    by_block: "NDArray[np.float64] | None" = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True)
@@ -70,8 +78,10 @@ class Judgement:
         standings: of the configurations with completed runs, best first.
         pairs: of every two of them, in the order of their ranks.
         blocks: what the test images were grouped into, in words, e.g. ``30 blocks of 13 to 14 neighbouring images``.
+        notes: what was left out and why, e.g. a run whose matrices are damaged.
     """
 
     standings: list[Standing]
     pairs: list[Pair]
     blocks: str
+    notes: tuple[str, ...] = ()

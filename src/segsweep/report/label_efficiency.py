@@ -36,7 +36,7 @@ def label_efficiency(comparisons: Sequence[Comparison], reference: str | None = 
 def sentence(result: Against) -> str:
     """Whether an arm helps, by how much and with what confidence."""
     arm, reference, overall = result.arm.name, result.reference.name, result.overall
-    if overall is None or overall.half is None:
+    if overall is None or overall.low is None:
         return f"{arm}: too few seeds to compare with {reference} ({overall.n if overall else 0} shared, at least 2)."
     what = verdict(overall)
     claim = f"{arm}: {what}" if what.startswith("no") else f"{arm} {what}"

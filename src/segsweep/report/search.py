@@ -147,7 +147,7 @@ def _history(name: str, trials: Sequence[FrozenTrial], about: dict[str, Any]) ->
     for trial in trials:
         if trial.state.name == "COMPLETE":
             best = trial.values[0] if best is None else better(best, trial.values[0])
-            points.append((trial.number + 1, Interval(best, None, 1)))
+            points.append((trial.number + 1, Interval(best, None, None, 1)))
     if len(points) < 2:
         return []
     limits = (min(0.0, points[0][1].mean), max(1.0, points[0][1].mean))
