@@ -108,7 +108,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="segsweep-report",
         description="Ranks the runs in and below folders by test/miou, grouped over seeds, says which differences are "
-        "real, and writes report/: index.html, report.md, leaderboard.csv, .json and .tex, and a TensorBoard run. Beside "
+        "real, and writes report/: index.html, report.md, leaderboard.csv, .json, .tex and a TensorBoard run. Beside "
         "them "
         "label_efficiency.* of runs at several labelled fractions, compression.* of runs with codes of several sizes, "
         "readout.* of models that have seen no label, search.* of searches.",
