@@ -13,6 +13,8 @@ from urllib.parse import urlencode
 import pytest
 
 from segsweep.report.command import main as report
+from segsweep.staged import StagedTraining
+from segsweep.task import Task
 from segsweep.train import train
 from tests.browser import CHROMIUM, FIND, TEXT, browser
 from tests.conftest import TINY
@@ -25,10 +27,13 @@ RUNS = [f"model={model},seed={seed}" for model in FAMILIES for seed in (0, 1)]
 
 @pytest.fixture(scope="module")
 def sweep(composer, tmp_path_factory):
-    """Three families with two seeds each, one run that failed, and the report."""
+    """Three families with two seeds each, the first run stopped and continued; one that failed; and the report."""
     folder = tmp_path_factory.mktemp("sweep")
     patch = pytest.MonkeyPatch()
     patch.setattr("segsweep.cost._INFERENCE_S", 0.02)
+    with pytest.MonkeyPatch.context() as stop, pytest.raises(SystemExit):
+        stop.setattr(Task, "on_train_batch_start", _stop_within_the_last_epoch)
+        _train(composer, folder / RUNS[0], "unet", "seed=0", *FAMILIES["unet"])
     for model, overrides in FAMILIES.items():
         for seed in (0, 1):
             _train(composer, folder / f"model={model},seed={seed}", model, f"seed={seed}", *overrides)
@@ -39,8 +44,14 @@ def sweep(composer, tmp_path_factory):
     return folder
 
 
+def _stop_within_the_last_epoch(task, batch, batch_idx):
+    if (task.current_epoch, batch_idx) == (1, 2):
+        raise KeyboardInterrupt
+    StagedTraining.on_train_batch_start(task, batch, batch_idx)
+
+
 def _train(composer, folder, model, *overrides):
-    folder.mkdir()
+    folder.mkdir(exist_ok=True)
     graph = "trainer.tensorboard.graph=true"
     origin = {"choices": {"model": model, "data": "digits"}, "overrides": [*overrides], "sweep": "mixed"}
     train(composer(*TINY, f"model={model}", graph, *overrides), folder, origin)
@@ -122,6 +133,17 @@ def test_the_charts_pair_training_and_validation(address):
     assert titles == ["Training and validation", "Each class, training and validation", "Optimisation and cost"]
     matches = ask(f"{address}/data/plugin/custom_scalars/scalars", run=RUNS[0], tag="^train/miou$")
     assert [point[1] for point in matches["tag_to_events"]["train/miou"]] == [2, 5]
+
+
+def test_a_run_that_was_continued_has_no_point_twice(address):
+    scalars = ask(f"{address}/data/plugin/scalars/tags")
+    for tag in scalars[RUNS[0]]:
+        steps = [
+            [point[1] for point in ask(f"{address}/data/plugin/scalars/scalars", run=run, tag=tag)] for run in RUNS
+        ]
+        assert steps[0] == steps[1], tag
+    pictures = ask(f"{address}/data/plugin/images/images", run=RUNS[0], tag="val/predictions", sample=0)
+    assert [picture["step"] for picture in pictures] == [2, 5]
 
 
 def test_pictures_curves_texts_graphs_and_latents(address):
