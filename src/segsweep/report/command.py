@@ -9,6 +9,7 @@ from pathlib import Path
 from rich.console import Console
 
 from segsweep.files import write_atomic
+from segsweep.report.board import write_board
 from segsweep.report.comparability import refuse
 from segsweep.report.compression import compression
 from segsweep.report.judge import judge
@@ -62,6 +63,7 @@ def _report(options: argparse.Namespace) -> None:
     for section in sections:
         section.show(console)
     names = ["index.html", "report.md, leaderboard.csv, .json, .tex", *(section.files for section in sections)]
+    names.append("events.out.tfevents.*, which make it a run in TensorBoard")
     for name in names:
         console.print(f"written: {out}/{name}", markup=False, highlight=False)
 
@@ -83,6 +85,7 @@ def write_report(
     write_page(comparisons, judgements, out, sections, [how_alike(*pair) for pair in judged])
     for section in sections:
         section.write(out)
+    write_board(comparisons, markdown_page(judged, []), out)
 
 
 def _print_command(folders: Sequence[Path]) -> None:
@@ -104,7 +107,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="segsweep-report",
         description="Ranks the runs in and below folders by test/miou, grouped over seeds, says which differences are "
-        "real, and writes report/: index.html, report.md, leaderboard.csv, .json and .tex. Beside them "
+        "real, and writes report/: index.html, report.md, leaderboard.csv, .json, .tex and a TensorBoard run. Beside "
+        "them "
         "label_efficiency.* of runs at several labelled fractions, compression.* of runs with codes of several sizes, "
         "readout.* of models that have seen no label, search.* of searches.",
         epilog="examples: segsweep-report outputs/sweeps/families; "

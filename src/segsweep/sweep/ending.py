@@ -9,6 +9,7 @@ from typing import Any, Literal
 from segsweep.run import FINISHED, close_run, is_running, read_record, redact_overrides
 from segsweep.sweep.job import Job, Outcome
 from segsweep.sweep.processes import how_it_ended, signal_name
+from segsweep.table import write_row
 
 _GOOD = (*FINISHED, "paused")  # ends of a run that has gone as far as it was to go
 _LOOK_S = 1.0  # between looks at a job that runs elsewhere
@@ -63,8 +64,9 @@ def judge(job: Job, before: bytes | None, end: End, sweep: str | None) -> Outcom
     error = {"class": kind, "message": message}
     overrides = redact_overrides(job.overrides)
     started = {"fingerprint": job.fingerprint, "choices": job.choices, "overrides": overrides, "sweep": sweep}
-    if own or record or status == "failed":  # a job that was stopped before it began leaves no record
-        close_run(job.folder, status, error, started, end.facts)
+    has_begun = own or record or status == "failed"  # a job that was stopped before leaves no record
+    if has_begun and close_run(job.folder, status, error, started, end.facts):
+        write_row(job.folder, {"config": job.config, **_readable(job.folder)})
     return Outcome(job, status, error)
 
 
