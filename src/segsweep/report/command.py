@@ -12,7 +12,6 @@ from segsweep.files import write_atomic
 from segsweep.report.board import write_board
 from segsweep.report.comparability import refuse
 from segsweep.report.compression import compression
-from segsweep.report.judge import judge
 from segsweep.report.judgement import Judgement
 from segsweep.report.label_efficiency import label_efficiency
 from segsweep.report.leaderboard import csv_page, how_alike, json_page, markdown_page, notes, screen, tex_page
@@ -41,6 +40,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _report(options: argparse.Namespace) -> None:
+    from segsweep.report.judge import judge  # here, because --help and --command need no numpy
+
     comparisons = compare(find_records(options.folders))
     if options.strict:
         refuse(comparisons)
