@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from multiprocessing import forkserver
 
 import pytest
 
@@ -199,14 +200,31 @@ def program(tmp_path):
         process.communicate()
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_jobs_are_interrupted_when_the_sweep_is(program, tmp_path, number, code):
+def _as_timeout_does(process):
+    process.terminate()
+    os.killpg(process.pid, signal.SIGTERM)
+
+
+@pytest.mark.parametrize(
+    ("send", "code"),
+    [
+        pytest.param(lambda process: os.killpg(process.pid, signal.SIGINT), 130, id="terminal"),
+        pytest.param(lambda process: process.terminate(), 143, id="kill"),
+        pytest.param(lambda process: os.killpg(process.pid, signal.SIGTERM), 143, id="systemd"),
+        pytest.param(_as_timeout_does, 143, id="timeout"),
+    ],
+)
+def test_jobs_are_interrupted_when_the_sweep_is(program, tmp_path, send, code):
     process, _ = program("waits")
-    os.killpg(process.pid, number) if number == signal.SIGINT else process.send_signal(number)  # as a terminal would
+    send(process)
     _, stderr = process.communicate(timeout=20)
     assert process.returncode == code
     assert "Traceback" not in stderr
-    assert [read_record(tmp_path / f"{i}_waits")["status"] for i in range(2)] == ["interrupted"] * 2
+    records = [read_record(tmp_path / f"{i}_waits") for i in range(2)]
+    # The class is the run's own: it has ended as it wanted to.
+    assert [(record["status"], record["error"]["class"]) for record in records] == [("interrupted", "SIGTERM")] * 2
+    assert sorted(ledger(tmp_path)[2:]) == [("0_waits", "interrupted"), ("1_waits", "interrupted")]
+    assert "at once" not in stderr
     assert not (tmp_path / "2_waits").exists()  # nothing new was started
 
 
@@ -214,6 +232,8 @@ def test_a_second_ctrl_c_kills(program, tmp_path):
     process, pids = program("hangs")
     os.killpg(process.pid, signal.SIGINT)
     time.sleep(0.3)
+    os.killpg(process.pid, signal.SIGINT)  # the same request: programs in between may pass it on once more
+    time.sleep(1)
     assert all(map(is_alive, pids))  # they have 10 s
     start = time.monotonic()
     os.killpg(process.pid, signal.SIGINT)
@@ -221,6 +241,23 @@ def test_a_second_ctrl_c_kills(program, tmp_path):
     assert time.monotonic() - start < 5
     assert not any(map(is_alive, pids))
     assert read_record(tmp_path / "0_hangs")["status"] == "interrupted"
+
+
+def test_jobs_of_a_server_that_dies_are_named_and_tried_again(tmp_path):
+    waiting = [job(tmp_path, "hangs", i) for i in range(2)]
+    with make_pool(3) as pool:
+        for each in waiting:
+            pool.submit(each)
+        wait_for(lambda: all((each.folder / "hangs").exists() for each in waiting))
+        os.kill(forkserver._forkserver._forkserver_pid, signal.SIGKILL)
+        outcomes = [pool.outcome() for _ in waiting]
+        pool.submit(job(tmp_path, "works", 2))
+        assert pool.outcome().status == "completed"  # by a new server
+    for outcome in outcomes:
+        assert (outcome.status, outcome.error["class"]) == ("failed", "killed")
+        assert "the server that jobs are forked from ended" in outcome.error["message"]
+        assert read_record(outcome.job.folder)["error"] == outcome.error
+    assert [status for name, status in ledger(tmp_path) if name == "0_hangs"] == ["running", "failed"]
 
 
 def test_jobs_end_with_a_killed_sweep(program):

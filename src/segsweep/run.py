@@ -6,6 +6,7 @@ A run is complete if and only if its ``record.json`` says so; that file is only 
 import contextlib
 import fcntl
 import json
+import logging
 import math
 import re
 import secrets
@@ -21,6 +22,9 @@ from segsweep.files import remove_unfinished, write_atomic
 
 SCHEMA = 1
 FINISHED = ("completed", "pruned")  # states after which there is nothing left to do
+_LOOKS_S = 0.05  # in which somebody who only looks whether a lock is taken is done
+_LETS_GO_S = 1.0  # in which a process that was killed lets go of its lock
+log = logging.getLogger(__name__)
 _PACKAGES = ("segsweep", "torch", "pytorch-lightning", "hydra-core", "torchmetrics", "numpy")
 _SECRET = re.compile(r"token|secret|password|passwd|api_?key|credential", re.IGNORECASE)
 
@@ -29,6 +33,10 @@ class ConfigError(ValueError):
     """What the user typed or wrote is wrong; one line for each mistake: what, where, how to fix it."""
 
     kind = "config"
+
+
+class LockedError(ConfigError):
+    """A live process has the run or the sweep."""
 
 
 class Run:
@@ -137,6 +145,20 @@ def read_record(folder: Path) -> dict[str, Any] | None:
     return record
 
 
+def sound_record(folder: Path) -> dict[str, Any] | None:
+    """The record of a run folder, or None if it has none; a damaged one is put aside, so that the run may go on.
+
+    Only for whoever knows by other means which run the folder holds, and has the right to write there.
+    """
+    try:
+        return read_record(folder)
+    except ValueError as error:
+        aside = folder / "record.json.damaged"
+        (folder / "record.json").replace(aside)
+        log.warning("%s. It is now %s, and the run is tried again", str(error).partition(". Remove")[0], aside.name)
+        return None
+
+
 def close_run(
     folder: Path, status: str, error: Mapping[str, str] | None, identity: Mapping[str, Any], facts: Mapping[str, Any]
 ) -> bool:
@@ -154,8 +176,8 @@ def close_run(
     """
     run = Run(folder)
     try:
-        with lock(folder):
-            run.record = read_record(folder) or {"schema": SCHEMA, "started": None, **identity}
+        with lock(folder, _LETS_GO_S):
+            run.record = sound_record(folder) or {"schema": SCHEMA, "started": None, **identity}
             if run.is_completed or run.record.get("fingerprint") != identity["fingerprint"]:
                 return False
             worked = {"wall_s": run.record.get("wall_s", 0.0) + killed_s(folder, run.record)}
@@ -163,7 +185,7 @@ def close_run(
             run.save(**{**facts, **run.record, **worked, **end})
             _append_to_ledger(run)
             return True
-    except ValueError:  # somebody else has the lock, or the file is no record
+    except LockedError:
         return False
 
 
@@ -245,25 +267,30 @@ def is_running(folder: Path) -> bool:
     try:
         with lock(folder):
             return False
-    except ConfigError:
+    except LockedError:
         return True
 
 
 @contextlib.contextmanager
-def lock(folder: Path) -> Iterator[None]:
+def lock(folder: Path, wait_s: float = _LOOKS_S) -> Iterator[None]:
     """Keeps other processes from a run or a sweep; the kernel frees it when its owner dies.
 
+    Args:
+        folder: of the run or the sweep; it exists.
+        wait_s: how long another process may keep it.
+
     Raises:
-        ConfigError: another live process has it.
+        LockedError: another live process has it.
     """
+    deadline = time.monotonic() + wait_s
     with (folder / ".lock").open("w") as file:
-        for is_last in (False, False, True):  # somebody may have looked just now whether it is taken
+        while True:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
             except BlockingIOError:
-                if is_last:
-                    raise ConfigError(
+                if time.monotonic() > deadline:
+                    raise LockedError(
                         f"{folder} is being run by another process. Wait for it, or choose another name="
                     ) from None
                 time.sleep(0.02)

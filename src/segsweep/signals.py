@@ -14,7 +14,7 @@ from typing import Any
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 # A terminal, a launcher and ``timeout`` may each pass on what was asked for once.
-_SAME_REQUEST_S = 1.0
+SAME_REQUEST_S = 1.0
 
 
 class Interrupted(SystemExit):
@@ -40,7 +40,7 @@ class _Requests:
 
     def handle(self, number: int, frame: Any) -> None:
         if self.number is not None:
-            if time.monotonic() - self.since > _SAME_REQUEST_S:
+            if time.monotonic() - self.since > SAME_REQUEST_S:
                 os._exit(128 + number)  # as a SIGKILL would, which every file here survives
             return
         self.number, self.since = number, time.monotonic()

@@ -20,14 +20,14 @@ class End:
     """How a process ended.
 
     Attributes:
-        exit_code: as ``multiprocessing`` has it: negative for a signal.
+        exit_code: as ``multiprocessing`` has it: negative for a signal; None if the server that it was forked from died.
         report: class and message of the exception that ended it, if it could say so.
         limit: class and message of the limit that it was ended for.
         is_stopped: whether the sweep was being stopped.
         facts: for a record that lacks them, e.g. ``peak_memory_mb``.
     """
 
-    exit_code: int
+    exit_code: int | None
     report: tuple[str, str] | None = None
     limit: tuple[str, str] | None = None
     is_stopped: bool = False
@@ -109,6 +109,9 @@ def _explain(end: End) -> tuple[Literal["failed", "interrupted"], tuple[str, str
         return "interrupted", ("SystemExit", "the sweep was stopped")
     if end.report is not None:
         return "failed", end.report
+    if end.exit_code is None:
+        what = "the server that jobs are forked from ended, and this job was ended with it"
+        return "failed", ("killed", f"{what}. The same command tries it again")
     if end.exit_code < 0:
         name = signal_name(-end.exit_code)
         # The system takes the largest process when memory runs out, and leaves no other trace here.

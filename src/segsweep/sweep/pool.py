@@ -15,12 +15,13 @@ from multiprocessing.context import ForkServerProcess
 from types import FrameType, TracebackType
 from typing import Any, Literal, Self
 
+from segsweep.signals import SAME_REQUEST_S
 from segsweep.sweep import child, tree
 from segsweep.sweep.ending import End, judge, peak_memory, record_text
 from segsweep.sweep.job import Job, Outcome
 from segsweep.sweep.machine import Machine, find_machine
 from segsweep.sweep.options import SweepOptions
-from segsweep.sweep.processes import WARM, pipe, start
+from segsweep.sweep.processes import WARM, exit_code, pipe, start
 from segsweep.sweep.slots import Place, Slots
 
 log = logging.getLogger(__name__)
@@ -50,6 +51,7 @@ class _Running:
     process: ForkServerProcess
     report: Connection
     record_before: bytes | None
+    itself: tree.Process | None
     started: float = field(default_factory=time.monotonic)
     limit: tuple[str, str] | None = None  # that it broke
     kill_at: float | None = None  # when it has been asked to end
@@ -72,8 +74,8 @@ class _Running:
 class Pool:
     """Processes for the jobs of a sweep.
 
-    A context manager. Within it, Ctrl-C and SIGTERM ask the running jobs to end, and nothing new starts; a second one
-    kills them. Leaving it after that exits with 130 or 143.
+    A context manager. Within it, Ctrl-C and SIGTERM ask the running jobs to end, and nothing new starts; a second one, a
+    second or more later, kills them. Leaving it after that exits with 130 or 143.
 
     Args:
         options: how many at once, and their limits.
@@ -102,7 +104,8 @@ class Pool:
         self.stopped_by: int | None = None
         self._waiting: deque[Job] = deque()
         self._running: list[_Running] = []
-        self._num_signals = self._num_obeyed = 0
+        self._stopped_at = 0.0
+        self._is_urgent = self._is_obeyed = False
         self._is_starting = False
         self._next_sample = 0.0
 
@@ -173,8 +176,10 @@ class Pool:
         return outcomes
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        self._num_signals += 1
-        self.stopped_by = self.stopped_by or number
+        if self.stopped_by is None:
+            self.stopped_by, self._stopped_at = number, time.monotonic()
+        elif time.monotonic() - self._stopped_at > SAME_REQUEST_S:  # ``timeout`` sends everything twice
+            self._is_urgent, self._is_obeyed = True, False
         if self._is_starting and not self._running:  # the first start waits for imports: nothing can be lost
             raise SystemExit(128 + number)
         with contextlib.suppress(BlockingIOError):
@@ -201,7 +206,8 @@ class Pool:
         finally:
             self._is_starting = False
             sender.close()
-        self._running.append(_Running(job, place, process, receiver, before))
+        itself = None if process.pid is None else tree.identify(process.pid)
+        self._running.append(_Running(job, place, process, receiver, before, itself))
         self.on_event(Event("started", job))
 
     def _wait(self) -> _Running | None:
@@ -215,14 +221,17 @@ class Pool:
         return next((sentinels[key] for key in ready if isinstance(key, int) and key in sentinels), None)
 
     def _obey_signals(self) -> None:
-        if self._num_signals == self._num_obeyed:
+        if self.stopped_by is None or self._is_obeyed:
             return
-        self._num_obeyed = self._num_signals
+        self._is_obeyed = True
         self._waiting.clear()
-        log.warning("stopping: jobs finish their step, once more kills them; the same command continues the sweep")
+        if self._is_urgent:
+            log.warning("stopping at once; the same command continues the sweep")
+        else:
+            log.warning("stopping: jobs finish their step, once more kills them; the same command continues the sweep")
         for running in self._running:
             running.ask_to_end()
-            if self._num_signals > 1:
+            if self._is_urgent:
                 running.kill()
 
     def _enforce_limits(self) -> None:
@@ -257,14 +266,14 @@ class Pool:
     def _finish(self, running: _Running) -> Outcome:
         self._running.remove(running)
         process, job = running.process, running.job
-        process.join()
-        exit_code = _exit_code(process)
+        code = exit_code(process, running.itself)
         tree.kill(running.below)  # e.g. loader workers of a killed job: they would hold the lock of its run
         end = End(
-            exit_code,
+            code,
             _received(running.report),
             running.limit,
-            is_stopped=running.kill_at is not None,
+            # A signal to the whole group may end a job before this process can ask it to end.
+            is_stopped=running.kill_at is not None or (self.stopped_by is not None and code == -signal.SIGTERM),
             facts={"peak_memory_mb": {"host": round(running.peak_mb, 1)}} if running.peak_mb else {},
         )
         process.close()
@@ -272,16 +281,6 @@ class Pool:
         self.slots.give_back(running.place, job.kind, peak_memory(outcome))
         self.on_event(Event("ended", job, outcome, time.monotonic() - running.started))
         return outcome
-
-
-def _exit_code(process: ForkServerProcess) -> int:
-    """Of a process that has ended; negative for a signal."""
-    if process.exitcode == 255 and process.pid is not None:
-        # So it looks, too, if the server died and cannot tell: then its children are on their own.
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.kill(process.pid, signal.SIGKILL)
-            return -signal.SIGKILL
-    return 1 if process.exitcode is None else process.exitcode
 
 
 def _received(report: Connection) -> tuple[str, str] | None:

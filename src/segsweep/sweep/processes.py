@@ -15,7 +15,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from multiprocessing import connection, forkserver
+from multiprocessing import connection, forkserver, resource_tracker
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerProcess
 from typing import Any, TypeVar
@@ -51,13 +51,15 @@ WARM = (
     "segsweep.task",
     "segsweep.sweep.warm",
 )
+_UNKNOWN = 255  # exit code that ``multiprocessing`` reports when the server has died; a process may have it, too
 _context = multiprocessing.get_context("forkserver")
 
 
 def warm_up(preload: Sequence[str] = WARM) -> None:
     """Starts the server, unless it runs, and does not wait for its imports: they go on beside the caller."""
     _context.set_forkserver_preload(list(preload))
-    with _ignoring_ctrl_c():  # what the server ignores at its start, its children ignore from their first moment
+    resource_tracker.ensure_running()  # now, because its start unblocks signals
+    with _deaf():
         forkserver.ensure_running()
 
 
@@ -75,7 +77,7 @@ def start(
     """Starts a warm child; the first one waits for the server's imports.
 
     The child has this process's environment and working folder of now, not of the server's start. It ignores Ctrl-C,
-    which reaches the whole process group: what to do about it is for this process to decide.
+    which reaches the whole process group: what to do about it is for this process to decide. SIGTERM ends it.
 
     Args:
         function: importable by name, like its arguments' types.
@@ -132,6 +134,31 @@ def call(function: Callable[..., T], *args: Any, preload: Sequence[str] = WARM) 
     return value  # type: ignore[no-any-return]
 
 
+def exit_code(process: ForkServerProcess, itself: tree.Process | None) -> int | None:
+    """How a process that ``start`` has started ended; negative for a signal.
+
+    Args:
+        process: its sentinel is ready.
+        itself: as it was identified at its start; None where that cannot be.
+
+    Returns:
+        None if the server has died, which alone could tell. Then the process may live: it is ended here.
+    """
+    process.join()
+    if process.exitcode != _UNKNOWN or process.pid is None:
+        return 1 if process.exitcode is None else process.exitcode
+    if itself is None:
+        try:
+            os.kill(process.pid, signal.SIGKILL)
+        except (ProcessLookupError, PermissionError):
+            return _UNKNOWN
+    elif not tree.is_running(itself):
+        return _UNKNOWN
+    else:
+        tree.kill({itself, *tree.descendants(itself.pid)})
+    return None
+
+
 def how_it_ended(exit_code: int | None) -> str:
     """Words for an exit code of ``multiprocessing``.
 
@@ -152,6 +179,21 @@ def signal_name(number: int) -> str:
 
 
 @contextlib.contextmanager
+def _deaf() -> Iterator[None]:
+    """What is started in the block is not ended by a signal to the whole process group, nor are its children at first.
+
+    A server that dies cannot say any more how its children end. SIGTERM is blocked rather than ignored, so that one that
+    reaches a child in its first moment is not lost.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    try:
+        with _ignoring_ctrl_c():
+            yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextlib.contextmanager
 def _ignoring_ctrl_c() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -165,6 +207,9 @@ def _ignoring_ctrl_c() -> Iterator[None]:
 
 def _enter(environment: Mapping[str, str], function: Callable[..., None], args: Sequence[Any]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if function is not _answer:  # whoever waits for an answer decides what a signal to the group means
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
     threading.Thread(target=_end_with_parent, name="end-with-parent", daemon=True).start()
     os.environ.clear()
     os.environ.update(environment)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 _PROC = Path("/proc")
-_WAIT_S = 1.0  # for a killed process to be gone
+_WAIT_S = 3.0  # for a killed process to be gone; its memory is freed first
 
 
 class Process(NamedTuple):
@@ -38,14 +38,20 @@ def descendants(pid: int) -> set[Process]:
     return found
 
 
+def identify(pid: int) -> Process | None:
+    """The process that has an id now; None if there is none."""
+    fields = _fields(pid)
+    return Process(pid, int(fields[19])) if fields else None
+
+
 def kill(processes: Iterable[Process]) -> None:
     """Ends those that still run, and waits a moment until they have let go of files and locks."""
-    left = [process for process in processes if _is_running(process)]
+    left = [process for process in processes if is_running(process)]
     for process in left:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.kill(process.pid, signal.SIGKILL)
     deadline = time.monotonic() + _WAIT_S
-    while any(map(_is_running, left)) and time.monotonic() < deadline:
+    while any(map(is_running, left)) and time.monotonic() < deadline:
         time.sleep(0.01)
 
 
@@ -84,7 +90,8 @@ def _parents() -> dict[Process, int]:
     return {Process(pid, int(fields[19])): int(fields[1]) for pid, fields in found if fields}
 
 
-def _is_running(process: Process) -> bool:
+def is_running(process: Process) -> bool:
+    """Whether it has not ended; one whose exit code nobody has read yet has."""
     fields = _fields(process.pid)
     return bool(fields) and int(fields[19]) == process.born and fields[0] != "Z"  # a zombie holds nothing
 
