@@ -8,8 +8,8 @@ import sys
 import time
 from pathlib import Path
 
+from segsweep import signals
 from segsweep.run import open_run
-from segsweep.signals import Interrupted
 from segsweep.sweep import Job
 
 
@@ -32,7 +32,7 @@ def target(job: Job) -> None:
     facts = {"fingerprint": job.fingerprint, "config": {}, "sweep": "s", "monitor": "val/miou"}
     if job.config.get("outside"):
         globals()[job.config["what"]](job, None)
-    with open_run(job.folder, facts) as run:
+    with signals.handled(), open_run(job.folder, facts) as run:
         if not run.is_completed:
             globals()[job.config["what"]](job, run)
 
@@ -81,11 +81,6 @@ def hangs_with_a_child(job, run):
 
 def waits(job, run):
     """As a run in training: SIGTERM ends it as interrupted."""
-
-    def end(number, frame):
-        raise Interrupted(number)
-
-    signal.signal(signal.SIGTERM, end)
     (job.folder / "hangs").write_text(str(os.getpid()))
     time.sleep(60)
 

@@ -1,7 +1,8 @@
 import csv
+import errno
 import json
 
-from segsweep.sweep import Outcome
+from segsweep.sweep import Outcome, failures
 from segsweep.sweep.failures import last_lines, write_failures
 from tests.jobs import job
 
@@ -38,6 +39,37 @@ def test_failed_jobs_are_listed_with_what_it_takes_to_look_into_them(tmp_path):
             "step": "", "epoch": "", "peak_memory_mb": "", "log": "1_raises/log.txt",
         },
     ]  # fmt: skip
+
+
+def test_failures_that_still_stand_are_listed(tmp_path):
+    before = [failed(tmp_path, i, {}, fingerprint=f"f{i}") for i in range(4)]
+    for outcome in before:
+        record = {"status": "failed", "error": {"class": "oom", "message": "big"}, "overrides": ["seed=0"]}
+        (outcome.job.folder / "record.json").write_text(json.dumps(record))
+    (tmp_path / "torn").mkdir()
+    (tmp_path / "torn" / "record.json").write_text('{"stat')
+    done, again, _, _ = (outcome.job for outcome in before)
+    write_failures(tmp_path, [Outcome(done, "completed"), Outcome(again, "failed", {"class": "nan", "message": "x"})])
+    assert [(row["job"], row["class"]) for row in rows(tmp_path)] == [
+        ("2_raises", "oom"), ("3_raises", "oom"), ("1_raises", "nan"),
+    ]  # fmt: skip
+    assert rows(tmp_path)[0]["overrides"] == "seed=0"
+
+
+def test_paths_can_be_opened_as_they_are_listed(tmp_path):
+    it = failed(tmp_path, 0, {}, folder=tmp_path / "+model.fault=raise,seed=0")
+    write_failures(tmp_path, [it])
+    row = rows(tmp_path)[0]
+    assert (row["job"], row["log"]) == ("./+model.fault=raise,seed=0", "./+model.fault=raise,seed=0/log.txt")
+
+
+def test_a_list_that_cannot_be_written_ends_nothing(tmp_path, monkeypatch, caplog):
+    def full(path, data):
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    monkeypatch.setattr(failures, "write_atomic", full)
+    assert write_failures(tmp_path, [failed(tmp_path, 0, {})]) is None
+    assert "failed.csv" in caplog.text
 
 
 def test_the_list_goes_when_nothing_fails_any_more(tmp_path):

@@ -11,9 +11,10 @@ import pytest
 from omegaconf import OmegaConf
 
 from segsweep import CONF_DIR
-from segsweep.launcher import _command, _without_console, finish, train_job
+from segsweep.launcher import LocalLauncher, _command, _without_console, finish, train_job
 from segsweep.run import read_record
 from segsweep.sweep import Job, Outcome
+from segsweep.sweep.pool import Event
 from tests.conftest import TINY, timeless
 from tests.jobs import job
 
@@ -41,6 +42,32 @@ def test_a_sweep_with_failures_says_how_to_go_on_and_exits_with_3(tmp_path, monk
     assert "1 of 2 jobs completed" in caplog.text
     assert "1 failed, listed in sweeps/s/failed.csv" in caplog.text
     assert "segsweep -m model=unet,reseg 'data.root=my data'" in caplog.text
+
+
+def test_a_sweep_with_a_job_that_is_not_complete_does_not_end_well(tmp_path, caplog):
+    stopped = Outcome(job(tmp_path, "waits"), "interrupted", {"class": "SIGTERM", "message": "x"})
+    with pytest.raises(SystemExit) as info:
+        finish(tmp_path, [stopped, Outcome(job(tmp_path, "works", 1), "completed")])
+    assert info.value.code == 3
+    assert "1 interrupted; the same command continues" in caplog.text
+
+
+def test_a_full_disk_is_what_is_said_last(tmp_path, caplog):
+    error = {"class": "disk", "message": "did not start: [Errno 28] No space left on device: '/x/seed=0'"}
+    with pytest.raises(SystemExit) as info:
+        finish(tmp_path, [Outcome(job(tmp_path, "works"), "failed", error)])
+    assert info.value.code == 3
+    last = caplog.messages[-1]
+    assert last.startswith("disk full: ")
+    assert "'/x/seed=0'. Free space; the same command continues" in last
+
+
+def test_failures_are_listed_as_they_happen(tmp_path):
+    launcher = LocalLauncher()
+    launcher.config = OmegaConf.create({"hydra": {"sweep": {"dir": str(tmp_path)}}})
+    first = job(tmp_path, "raises")
+    launcher._hear(lambda event: None, [], Event("ended", first, Outcome(first, "failed", {"class": "x"})))
+    assert "0_raises" in (tmp_path / "failed.csv").read_text()
 
 
 def test_the_command_is_the_one_that_was_typed(monkeypatch):

@@ -1,5 +1,6 @@
 """The pool survives whatever its jobs do; jobs without torch, so that they start in a moment."""
 
+import errno
 import json
 import os
 import signal
@@ -11,7 +12,7 @@ from multiprocessing import forkserver
 import pytest
 
 from segsweep.run import open_run, read_record
-from segsweep.sweep import SweepOptions
+from segsweep.sweep import SweepOptions, ending
 from segsweep.sweep import pool as pool_module
 from segsweep.sweep.machine import Machine
 from segsweep.sweep.pool import Pool
@@ -258,6 +259,34 @@ def test_jobs_of_a_server_that_dies_are_named_and_tried_again(tmp_path):
         assert "the server that jobs are forked from ended" in outcome.error["message"]
         assert read_record(outcome.job.folder)["error"] == outcome.error
     assert [status for name, status in ledger(tmp_path) if name == "0_hangs"] == ["running", "failed"]
+
+
+def test_a_full_disk_costs_jobs_and_not_the_sweep(tmp_path, monkeypatch):
+    def full(folder, *args):
+        raise OSError(errno.ENOSPC, "No space left on device", str(folder / "record.json"))
+
+    (tmp_path / "1_works").touch()  # no folder can be made there
+    events = []
+    with monkeypatch.context() as patch:
+        patch.setattr(ending, "close_run", full)
+        outcomes = run(tmp_path, "is_killed", "works", "works", events=events)
+    assert [outcome.status for outcome in outcomes] == ["failed", "failed", "completed"]
+    killed, lacks_folder = (outcome.error for outcome in outcomes[:2])
+    assert killed["class"] == "disk"
+    assert "SIGKILL" in killed["message"]
+    assert str(tmp_path / "0_is_killed" / "record.json") in killed["message"]
+    assert lacks_folder["class"] == "FileExistsError"
+    assert str(tmp_path / "1_works") in lacks_folder["message"]
+    assert len([event for event in events if event.kind == "ended"]) == 3
+
+
+def test_a_damaged_record_does_not_hide_how_a_job_ended(tmp_path):
+    torn = job(tmp_path, "exits_at_once")
+    torn.folder.mkdir()
+    (torn.folder / "record.json").write_text('{"status": "runn')
+    run(tmp_path, torn)
+    assert read_record(torn.folder)["status"] == "failed"
+    assert (torn.folder / "record.json.damaged").read_text() == '{"status": "runn'
 
 
 def test_jobs_end_with_a_killed_sweep(program):

@@ -1,6 +1,7 @@
 """How a run ends, and what its record calls it. Standard library only."""
 
 import contextlib
+import errno
 from collections.abc import Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
@@ -16,9 +17,11 @@ class ExitError(RuntimeError):
 
 
 def classify(error: BaseException) -> str:
-    """The class of an error in a record: its own ``kind``, ``oom``, or the name of its type."""
+    """The class of an error in a record: its own ``kind``, ``oom``, ``disk``, or the name of its type."""
     own = getattr(error, "kind", None)
-    return str(own) if own else "oom" if is_out_of_memory(error) else type(error).__name__
+    if own:
+        return str(own)
+    return "oom" if is_out_of_memory(error) else "disk" if is_disk_full(error) else type(error).__name__
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -26,6 +29,11 @@ def is_out_of_memory(error: BaseException) -> bool:
     said = str(error).lower()
     ways = ("out of memory", "can't allocate memory", "not enough memory", "status_alloc_failed")
     return isinstance(error, MemoryError) or any(way in said for way in ways)
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Whether there was no space left for a file, or for the user's files."""
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 @contextlib.contextmanager

@@ -18,6 +18,14 @@ def write_atomic(path: Path, data: bytes | memoryview) -> None:
 
 
 def _write(path: Path, data: bytes | memoryview) -> None:
+    try:
+        _write_beside(path, data)
+    except OSError as error:  # of a full disk: the system does not say which file it was
+        error.filename = str(path)
+        raise
+
+
+def _write_beside(path: Path, data: bytes | memoryview) -> None:
     # In the same folder: a rename across file systems would be a copy.
     handle, temporary = tempfile.mkstemp(_UNFINISHED, f".{path.name}-", path.parent)
     try:

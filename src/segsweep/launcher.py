@@ -20,9 +20,9 @@ from segsweep.config import job_part
 from segsweep.inspection import JobConfig, inspect_jobs, resolved
 from segsweep.run import FINISHED, ConfigError
 from segsweep.sweep import Job, Outcome, SweepOptions
-from segsweep.sweep.failures import write_failures
+from segsweep.sweep.failures import one_line, write_failures
 from segsweep.sweep.machine import find_machine
-from segsweep.sweep.pool import Pool
+from segsweep.sweep.pool import Event, Pool
 from segsweep.sweep.processes import call, warm_up
 from segsweep.sweep.progress import Progress
 from segsweep.sweep.slots import Slots, uses_gpu
@@ -120,9 +120,17 @@ class LocalLauncher(Launcher):
         )
         pool = Pool(self.options, num_jobs, target, sweep=self.config.name, machine=find_machine(use_gpus))
         with Progress(num_jobs, num_done, pool.slots.at_once) as progress:
-            pool.on_event = progress
+            pool.on_event = functools.partial(self._hear, progress, [])
             with pool:
                 yield pool
+
+    def _hear(self, progress: Progress, outcomes: list[Outcome], event: Event) -> None:
+        """Shows what happens, and lists failures as they happen: a sweep that is killed has the list, too."""
+        if event.outcome is not None:
+            outcomes.append(event.outcome)
+            if event.outcome.status == "failed":
+                write_failures(self._folder, outcomes)
+        progress(event)
 
     def _compose(self, overrides: Sequence[str], number: int) -> DictConfig:
         cfg: DictConfig = self.hydra_context.config_loader.load_sweep_config(self.config, list(overrides))
@@ -145,14 +153,35 @@ def finish(folder: Path, outcomes: Sequence[Outcome]) -> None:
         outcomes: of the jobs that were run.
 
     Raises:
-        SystemExit: some failed (3).
+        SystemExit: some are not complete (3).
     """
-    failed = [outcome for outcome in outcomes if outcome.status == "failed"]
     num_done = sum(outcome.status in FINISHED for outcome in outcomes)
     shown = os.path.relpath(folder)
     log.info("sweep: %d of %d jobs completed. Who wins: segsweep-report %s", num_done, len(outcomes), shown)
-    if failed:
-        log.error("%d failed, listed in %s/failed.csv. To run only them again: %s", len(failed), shown, _command())
+    refuse_incomplete(outcomes, f"{shown}/failed.csv")
+
+
+def refuse_incomplete(outcomes: Sequence[Outcome], listed: str) -> None:
+    """Says what is left of a sweep, and how to go on.
+
+    Args:
+        outcomes: of the jobs that were run.
+        listed: the file that lists failures, as it is shown.
+
+    Raises:
+        SystemExit: something is left (3).
+    """
+    last = {outcome.job.folder: outcome for outcome in outcomes}.values()
+    num_failed = sum(outcome.status == "failed" for outcome in last)
+    num_open = sum(outcome.status not in (*FINISHED, "failed", "paused") for outcome in last)
+    if num_failed:
+        log.error("%d failed, listed in %s. To run only them again: %s", num_failed, listed, _command())
+    if num_open:
+        log.error("%d interrupted; the same command continues: %s", num_open, _command())
+    full = [outcome.error["message"] for outcome in last if outcome.error and outcome.error.get("class") == "disk"]
+    if full:
+        log.error("disk full: %s. Free space; the same command continues", one_line(full[0]))
+    if num_failed or num_open:
         raise SystemExit(EXIT_SOME_FAILED)
 
 

@@ -6,9 +6,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from segsweep.run import FINISHED, close_run, is_running, read_record, redact_overrides
+from segsweep.endings import classify
+from segsweep.run import FINISHED, close_run, is_running, redact_overrides
 from segsweep.sweep.job import Job, Outcome
 from segsweep.sweep.processes import how_it_ended, signal_name
+from segsweep.sweep.records import readable
 from segsweep.table import write_row
 
 _GOOD = (*FINISHED, "paused")  # ends of a run that has gone as far as it was to go
@@ -20,7 +22,7 @@ class End:
     """How a process ended.
 
     Attributes:
-        exit_code: as ``multiprocessing`` has it: negative for a signal; None if the server that it was forked from died.
+        exit_code: as ``multiprocessing`` has it: negative for a signal; None: the server died that it was forked from.
         report: class and message of the exception that ended it, if it could say so.
         limit: class and message of the limit that it was ended for.
         is_stopped: whether the sweep was being stopped.
@@ -52,7 +54,7 @@ def judge(job: Job, before: bytes | None, end: End, sweep: str | None) -> Outcom
         end: of its process.
         sweep: name of the sweep, which owns the ledger.
     """
-    record = _readable(job.folder)
+    record = readable(job.folder)
     own = record if record_text(job.folder) != before else {}
     if own.get("status") in _GOOD:
         return Outcome(job, own["status"], value=_value(own))
@@ -63,8 +65,11 @@ def judge(job: Job, before: bytes | None, end: End, sweep: str | None) -> Outcom
     status, (kind, message) = _explain(end)
     error = {"class": kind, "message": message}
     has_begun = own or record or status == "failed"  # a job that was stopped before leaves no record
-    if has_begun and close_run(job.folder, status, error, _identity(job, sweep), end.facts):
-        write_row(job.folder, {"config": job.config, **_readable(job.folder)})
+    try:
+        if has_begun and close_run(job.folder, status, error, _identity(job, sweep), end.facts):
+            write_row(job.folder, {"config": job.config, **readable(job.folder)})
+    except OSError as problem:  # a full disk: then only this session knows
+        error = {"class": classify(problem), "message": f"its end ({kind}: {message}) was not written: {problem}"}
     return Outcome(job, status, error)
 
 
@@ -86,7 +91,7 @@ def outcome_of(job: Job) -> Outcome:
     """What became of a job that ran elsewhere, by its record alone; waits while a live process holds it."""
     while is_running(job.folder):
         time.sleep(_LOOK_S)
-    record = _readable(job.folder)
+    record = readable(job.folder)
     status = record.get("status")
     if status in _GOOD:
         return Outcome(job, status, value=_value(record))
@@ -99,7 +104,7 @@ def outcome_of(job: Job) -> Outcome:
 
 def peak_memory(outcome: Outcome) -> dict[str, float] | None:
     """Memory that a finished job took, as its record has it."""
-    return _readable(outcome.job.folder).get("peak_memory_mb") if outcome.status in _GOOD else None
+    return readable(outcome.job.folder).get("peak_memory_mb") if outcome.status in _GOOD else None
 
 
 def _explain(end: End) -> tuple[Literal["failed", "interrupted"], tuple[str, str]]:
@@ -118,13 +123,6 @@ def _explain(end: End) -> tuple[Literal["failed", "interrupted"], tuple[str, str
         advice = " If nobody sent it, memory ran out: set sweep.jobs or data.batch_size lower" * (name == "SIGKILL")
         return "failed", ("killed", f"{how_it_ended(end.exit_code)}.{advice}")
     return "failed", ("exit", f"{how_it_ended(end.exit_code)} without a result")
-
-
-def _readable(folder: Path) -> dict[str, Any]:
-    try:
-        return read_record(folder) or {}
-    except ValueError:
-        return {}
 
 
 def _value(record: Mapping[str, Any]) -> float | None:

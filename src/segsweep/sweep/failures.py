@@ -3,41 +3,64 @@
 import csv
 import io
 import json
+import logging
+import os
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from segsweep.files import write_atomic
-from segsweep.run import read_record, redact_overrides
+from segsweep.run import redact_overrides
 from segsweep.sweep.child import LOG_FILE
 from segsweep.sweep.job import Outcome
+from segsweep.sweep.records import readable, records
+
+log = logging.getLogger(__name__)
 
 FILE = "failed.csv"
 COLUMNS = ("job", "class", "message", "overrides", "step", "epoch", "peak_memory_mb", "log")
+Row = dict[str, Any]  # column -> value
 
 
 def write_failures(folder: Path, outcomes: Sequence[Outcome]) -> Path | None:
-    """Writes ``failed.csv`` into a sweep's folder; removes it when nothing failed.
+    """Writes ``failed.csv`` into a sweep's folder: every failure that stands, of earlier sessions, too.
 
     Args:
         folder: of the sweep.
-        outcomes: of all jobs that were run.
+        outcomes: of the jobs that this session has run so far; they count rather than what was before.
 
     Returns:
-        The file, None if there is none.
+        The file; None if nothing failed, and then there is none, or if it cannot be written.
     """
-    failed = [outcome for outcome in outcomes if outcome.status == "failed"]
+    own = {outcome.job.folder: outcome for outcome in outcomes}
+    rows = [
+        _row(folder, run, record.get("error"), record.get("overrides") or ())
+        for run, record in records(folder).items()
+        if record.get("status") == "failed" and run not in own
+    ]
+    rows += [
+        _row(folder, run, outcome.error, redact_overrides(outcome.job.overrides))
+        for run, outcome in own.items()
+        if outcome.status == "failed"
+    ]
     file = folder / FILE
-    if not failed:
+    try:
+        if rows:
+            write_atomic(file, _csv(rows).encode())
+            return file
         file.unlink(missing_ok=True)
-        return None
+    except OSError as error:
+        log.warning("what failed could not be listed: %s", error)
+    return None
+
+
+def _csv(rows: Iterable[Row]) -> str:
     text = io.StringIO()
     writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
     writer.writeheader()
-    writer.writerows({key: cell(value) for key, value in _row(folder, outcome).items()} for outcome in failed)
-    write_atomic(file, text.getvalue().encode())
-    return file
+    writer.writerows({key: cell(value) for key, value in row.items()} for row in rows)
+    return text.getvalue()
 
 
 def cell(value: object) -> str:
@@ -79,22 +102,25 @@ def _whole(lines: Iterator[str]) -> Iterator[dict[str, Any]]:
                 continue
 
 
-def _row(folder: Path, outcome: Outcome) -> dict[str, Any]:
-    job = outcome.job
-    last = (last_lines(job.folder / "metrics.jsonl", 1) or [{}])[0]
-    try:
-        record = read_record(job.folder) or {}
-    except ValueError:
-        record = {}
-    error = outcome.error or {}
-    log = job.folder / LOG_FILE
+def _row(folder: Path, run: Path, error: Mapping[str, Any] | None, overrides: Iterable[str]) -> Row:
+    last = (last_lines(run / "metrics.jsonl", 1) or [{}])[0]
+    error = error or {}
     return {
-        "job": job.name,
+        "job": _path(run.name),
         "class": error.get("class"),
         "message": error.get("message"),
-        "overrides": " ".join(redact_overrides(job.overrides)),
+        "overrides": " ".join(overrides),
         "step": last.get("step"),
         "epoch": last["epoch"] + 1 if "epoch" in last else None,
-        "peak_memory_mb": max((record.get("peak_memory_mb") or {}).values(), default=None),
-        "log": str(log.relative_to(folder) if log.is_relative_to(folder) else log),
+        "peak_memory_mb": max((readable(run).get("peak_memory_mb") or {}).values(), default=None),
+        "log": _path(os.path.relpath(run / LOG_FILE, folder)),
     }
+
+
+def _path(text: str) -> str:
+    """A path that can be opened as it stands in the table, and that a spreadsheet does not compute.
+
+    >>> _path("+model.fault=raise"), _path("seed=0")
+    ('./+model.fault=raise', 'seed=0')
+    """
+    return text if text == cell(text) else f"./{text}"

@@ -15,6 +15,7 @@ from multiprocessing.context import ForkServerProcess
 from types import FrameType, TracebackType
 from typing import Any, Literal, Self
 
+from segsweep.endings import classify
 from segsweep.signals import SAME_REQUEST_S
 from segsweep.sweep import child, tree
 from segsweep.sweep.ending import End, judge, peak_memory, record_text
@@ -74,7 +75,7 @@ class _Running:
 class Pool:
     """Processes for the jobs of a sweep.
 
-    A context manager. Within it, Ctrl-C and SIGTERM ask the running jobs to end, and nothing new starts; a second one, a
+    A context manager. Within it, Ctrl-C and SIGTERM ask the running jobs to end, and nothing new starts; once more, a
     second or more later, kills them. Leaving it after that exits with 130 or 143.
 
     Args:
@@ -104,6 +105,7 @@ class Pool:
         self.stopped_by: int | None = None
         self._waiting: deque[Job] = deque()
         self._running: list[_Running] = []
+        self._not_started: deque[Outcome] = deque()
         self._stopped_at = 0.0
         self._is_urgent = self._is_obeyed = False
         self._is_starting = False
@@ -138,7 +140,7 @@ class Pool:
     @property
     def is_idle(self) -> bool:
         """Whether there is no outcome to wait for."""
-        return not self._running and not self._waiting
+        return not self._running and not self._waiting and not self._not_started
 
     def submit(self, job: Job) -> None:
         """Starts a job, or keeps it until there is a place for it."""
@@ -155,6 +157,8 @@ class Pool:
         """
         while True:
             self._start_waiting()
+            if self._not_started:
+                return self._not_started.popleft()
             if self.stopped_by is not None and not self._running:
                 raise SystemExit(128 + self.stopped_by)
             if not self._running:
@@ -193,7 +197,17 @@ class Pool:
             place = self.slots.take(job)
             if place is not None:
                 self._waiting.remove(job)
-                self._start(job, place)
+                self._start_or_tell(job, place)
+
+    def _start_or_tell(self, job: Job, place: Place) -> None:
+        """Starts a job; if the system has no room for it, it has failed."""
+        try:
+            self._start(job, place)
+        except OSError as error:
+            self.slots.give_back(place, job.kind)
+            outcome = Outcome(job, "failed", {"class": classify(error), "message": f"did not start: {error}"})
+            self._not_started.append(outcome)
+            self._tell(Event("ended", job, outcome))
 
     def _start(self, job: Job, place: Place) -> None:
         job.folder.mkdir(parents=True, exist_ok=True)
@@ -208,7 +222,7 @@ class Pool:
             sender.close()
         itself = None if process.pid is None else tree.identify(process.pid)
         self._running.append(_Running(job, place, process, receiver, before, itself))
-        self.on_event(Event("started", job))
+        self._tell(Event("started", job))
 
     def _wait(self) -> _Running | None:
         """Looks after the jobs until one has ended, or until it is time to look again."""
@@ -277,10 +291,17 @@ class Pool:
             facts={"peak_memory_mb": {"host": round(running.peak_mb, 1)}} if running.peak_mb else {},
         )
         process.close()
-        outcome = judge(job, running.record_before, end, self.sweep)
+        try:
+            outcome = judge(job, running.record_before, end, self.sweep)
+        except OSError as error:
+            outcome = Outcome(job, "failed", {"class": classify(error), "message": f"its record is not read: {error}"})
         self.slots.give_back(running.place, job.kind, peak_memory(outcome))
-        self.on_event(Event("ended", job, outcome, time.monotonic() - running.started))
+        self._tell(Event("ended", job, outcome, time.monotonic() - running.started))
         return outcome
+
+    def _tell(self, event: Event) -> None:
+        with contextlib.suppress(OSError):  # what is printed may go to a disk that is full
+            self.on_event(event)
 
 
 def _received(report: Connection) -> tuple[str, str] | None:

@@ -182,8 +182,8 @@ def signal_name(number: int) -> str:
 def _deaf() -> Iterator[None]:
     """What is started in the block is not ended by a signal to the whole process group, nor are its children at first.
 
-    A server that dies cannot say any more how its children end. SIGTERM is blocked rather than ignored, so that one that
-    reaches a child in its first moment is not lost.
+    A server that dies cannot say any more how its children end. SIGTERM is blocked rather than ignored, so that one
+    that reaches a child in its first moment is not lost.
     """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     try:

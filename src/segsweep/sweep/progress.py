@@ -7,11 +7,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self, TextIO
 
-from segsweep.run import read_record
 from segsweep.sweep.child import LOG_FILE
 from segsweep.sweep.failures import last_lines, one_line
 from segsweep.sweep.job import Job
 from segsweep.sweep.pool import Event
+from segsweep.sweep.records import readable
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -149,8 +149,5 @@ def _ending(event: Event) -> str:
 
 
 def _test_miou(folder: Path) -> float | None:
-    try:
-        score: float | None = ((read_record(folder) or {}).get("metrics") or {}).get("test/miou")
-    except ValueError:
-        return None
+    score: float | None = (readable(folder).get("metrics") or {}).get("test/miou")
     return score
