@@ -1,11 +1,13 @@
 """What the command line answers: quickly, and with every mistake in one line that says how to fix it."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 
 from segsweep import command
 from segsweep.check import mistakes
@@ -40,6 +42,25 @@ def test_help_has_an_example_and_the_choices():
     text = run("--help").stdout
     assert "segsweep -m model=unet,reseg,conv_autoencoder" in text
     assert f"  model        {', '.join(options('model'))}\n" in text
+
+
+@pytest.mark.parametrize(
+    ("typed", "name"),
+    [
+        ("hydra.sweep.dir=out/mine", "mine"),
+        ("hydra.sweep.dir=out/2025/", '"2025"'),
+        ("hydra.sweep.dir=out/${name}", r"s[0-9a-f]{8}"),
+        ("hydra.verbose=true", r"s[0-9a-f]{8}"),
+    ],
+)
+def test_a_sweep_is_named_by_its_folder_if_that_was_typed(typed, name):
+    folder = typed.partition("dir=")[2]
+    config = OmegaConf.create(
+        {"name": None, "hydra": {"sweep": {"dir": folder}, "sweeper": {}, "overrides": {"task": [], "hydra": [typed]}}}
+    )
+    command.Preflight()._name_sweep(config)
+    assert re.fullmatch(f"name={name}", config.hydra.overrides.task[-1])
+    assert config.name == config.hydra.overrides.task[-1].partition("=")[2].strip('"')
 
 
 @pytest.mark.parametrize("name", options("experiment"))

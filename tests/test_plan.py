@@ -1,6 +1,8 @@
 """Plans of sweeps: composed and checked in this process, without a launcher."""
 
+import errno
 import json
+from unittest.mock import MagicMock
 
 import pytest
 from hydra import compose, initialize_config_dir
@@ -102,6 +104,59 @@ def test_a_sweep_that_is_done_starts_nothing(plan, caplog):
     with caplog.at_level("INFO"):
         assert sweeper.run(None, plan("seed=0,1")) == []
     assert "all 2 jobs are done already" in caplog.text
+
+
+def test_a_damaged_record_costs_its_job_alone_another_try(plan, caplog):
+    for job in plan("seed=0,1").jobs:
+        record(job, status="completed")
+    torn = plan("seed=0,1").jobs[1].folder
+    (torn / "record.json").write_text('{"schema": 1, "sta')
+    made = plan("seed=0,1")
+    assert made.states == ("done", "retry")
+    sweeper._mend(made)
+    assert "record.json.damaged" in caplog.text
+    assert [file.name for file in torn.glob("record*")] == ["record.json.damaged"]
+    assert plan("seed=0,1").states == ("done", "new")
+
+
+@pytest.fixture
+def read_only(plan, tmp_path, monkeypatch):
+    """Runs the grid sweeper on a plan, in a folder where nobody can write."""
+
+    def refuse(*args, **kwargs):
+        raise OSError(errno.EROFS, "Read-only file system", str(tmp_path / ".lock"))
+
+    def sweep(*overrides):
+        made = plan(*overrides)
+        grid = sweeper.GridSweeper()
+        grid.launcher = None
+        grid.config = OmegaConf.create(
+            {"sweep": {}, "hydra": {"sweep": {"dir": str(tmp_path)}, "overrides": {"hydra": []}}}
+        )
+        monkeypatch.setattr(sweeper, "Composer", MagicMock())
+        monkeypatch.setattr(sweeper, "make_plan", lambda *args: made)
+        with monkeypatch.context() as patch:
+            patch.setattr(sweeper, "lock", refuse)
+            return grid.sweep([])
+
+    return sweep
+
+
+def test_a_sweep_that_is_done_needs_nothing_to_be_written(plan, read_only, caplog):
+    for job in plan("seed=0,1").jobs:
+        record(job, status="completed")
+    with caplog.at_level("INFO"):
+        assert read_only("seed=0,1") == []
+    assert "all 2 jobs are done already" in caplog.text
+
+
+def test_a_sweep_that_cannot_write_says_where_and_what_to_do(read_only, capsys):
+    with pytest.raises(SystemExit) as info:
+        read_only("seed=0,1")
+    assert info.value.code == 1
+    said = capsys.readouterr().err
+    assert said.startswith("error: ")
+    assert "Read-only file system. Make it writable, or choose another place: hydra.sweep.dir=" in said
 
 
 def test_a_longer_sweep_finds_the_runs_of_a_shorter_one(plan):

@@ -4,11 +4,11 @@ import os
 import signal
 import sys
 import time
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from segsweep.endings import ExitError
+from segsweep.endings import ExitError, killed_s
 from segsweep.run import ConfigError, flatten, new_folder, open_run, read_record, redact
 from segsweep.signals import Interrupted
 
@@ -85,6 +85,17 @@ def test_the_time_of_a_killed_session_counts(tmp_path):
         assert read_record(tmp_path)["wall_s"] == 105  # nobody knows how long the next one lives
     assert read_record(tmp_path)["wall_s"] == pytest.approx(105, abs=1)
     assert sorted(file.name for file in tmp_path.iterdir()) == [".lock", "metrics.jsonl", "record.json"]
+
+
+def test_files_of_a_copy_say_nothing_of_a_killed_session(tmp_path):
+    started = datetime.now(UTC) - timedelta(days=7)
+    (tmp_path / "metrics.jsonl").touch()
+    (tmp_path / "config.yaml").touch()
+    killed = {"status": "running", "started": started.isoformat()}
+    assert killed_s(tmp_path, killed) == 0
+    os.utime(tmp_path / "config.yaml", (started.timestamp() + 1,) * 2)
+    os.utime(tmp_path / "metrics.jsonl", (started.timestamp() + 90,) * 2)
+    assert killed_s(tmp_path, killed) == pytest.approx(90, abs=0.1)
 
 
 def test_a_completed_run_is_left_alone(tmp_path):

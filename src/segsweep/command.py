@@ -23,7 +23,7 @@ from omegaconf.errors import OmegaConfBaseException
 from segsweep import CONF_DIR
 from segsweep.allocator import keep_memory_between_steps
 from segsweep.config import GROUPS, TOP_LEVEL, is_silent, job_part
-from segsweep.hints import did_you_mean
+from segsweep.hints import did_you_mean, written
 from segsweep.run import ConfigError, new_folder
 
 VERSION_BASE = "1.3"
@@ -84,7 +84,7 @@ class Preflight(Callback):
             self._prepare_run(config)
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Names the sweep by its overrides; its jobs are checked by the sweeper."""
+        """Names the sweep, by its folder if that was typed, else by its overrides; the sweeper checks its jobs."""
         with _no_warning_instead():
             self._name_sweep(config)
 
@@ -97,7 +97,12 @@ class Preflight(Callback):
                 config.hydra.run.dir = str(new_folder(Path(config.hydra.run.dir).parent, stem))
 
     def _name_sweep(self, config: DictConfig) -> None:
-        if config.name is not None or _is_typed(config, "hydra.sweep.dir"):
+        if config.name is not None:
+            return
+        if name := _name_of_typed_folder(config):
+            with read_write(config):
+                config.name = name
+                config.hydra.overrides.task.append(f"name={written(name)}")
             return
         overrides = config.hydra.overrides
         params = [f"{key}={value}" for key, value in (config.hydra.sweeper.get("params") or {}).items()]
@@ -107,6 +112,13 @@ class Preflight(Callback):
         with read_write(config):
             config.name = f"s{digest[:8]}"  # the letter keeps YAML from reading 12345e67 as a number
             overrides.task.append(f"name={config.name}")
+
+
+def _name_of_typed_folder(config: DictConfig) -> str:
+    """The last part of a folder that was typed, which serves as a name; empty if none was, or if it asks for one."""
+    overrides: list[str] = OmegaConf.to_container(config.hydra.overrides.hydra, resolve=False)  # type: ignore[assignment]
+    folders = [text for text in overrides if text.startswith("hydra.sweep.dir=")]
+    return Path(config.hydra.sweep.dir).absolute().name if folders and "${name}" not in folders[-1] else ""
 
 
 def _chooses_jobs(override: str) -> bool:

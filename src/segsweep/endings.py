@@ -2,12 +2,17 @@
 
 import contextlib
 import errno
+import logging
 from collections.abc import Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from segsweep.signals import Interrupted
+
+log = logging.getLogger(__name__)
+
+_PROMPT_S = 60.0  # from the start of a session to its config.yaml, at the most
 
 
 class ExitError(RuntimeError):
@@ -34,6 +39,21 @@ def is_out_of_memory(error: BaseException) -> bool:
 def is_disk_full(error: BaseException) -> bool:
     """Whether there was no space left for a file, or for the user's files."""
     return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
+def disk_advice(error: OSError, folder: Path) -> str | None:
+    """What to do when a sweep cannot write; None if that is not what has happened.
+
+    Args:
+        error: that ended it.
+        folder: of the sweep.
+    """
+    where = error.filename or folder
+    if is_disk_full(error):
+        return f"disk full: {where}. Free space; the same command continues"
+    if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+        return f"{where}: {error.strerror}. Make it writable, or choose another place: hydra.sweep.dir=..."
+    return None
 
 
 @contextlib.contextmanager
@@ -68,9 +88,17 @@ def killed_s(folder: Path, record: Mapping[str, Any]) -> float:
     Args:
         folder: of the run.
         record: as the session has left it; one that ended otherwise has the time in it.
+
+    Returns:
+        0 for a folder that was copied without its times, as ``cp -r`` does: nobody knows.
     """
     if record.get("status") != "running":
         return 0.0
+    started = datetime.fromisoformat(record["started"]).timestamp()
+    config = folder / "config.yaml"
+    if config.exists() and config.stat().st_mtime > started + _PROMPT_S:
+        log.info("%s was copied, and its files have the times of that: what a killed session took is not known", folder)
+        return 0.0
     signs = [folder / "record.json", folder / "metrics.jsonl", *folder.glob("checkpoints/*")]
     last = max(file.stat().st_mtime for file in signs if file.exists())
-    return round(max(0.0, last - datetime.fromisoformat(record["started"]).timestamp()), 3)
+    return round(max(0.0, last - started), 3)

@@ -11,9 +11,10 @@ from segsweep.composer import Composer
 from segsweep.config import is_silent
 from segsweep.drafts import Draft, draft
 from segsweep.inspection import JobConfig, Verdict
-from segsweep.run import FINISHED, ConfigError, is_running, read_record, refuse_other_config
+from segsweep.run import FINISHED, ConfigError, is_running, refuse_other_config
 from segsweep.sweep import Job
 from segsweep.sweep.job import folder_name
+from segsweep.sweep.records import records
 
 State = Literal["done", "continue", "retry", "running", "new"]
 STATES: tuple[State, ...] = get_args(State)
@@ -27,7 +28,8 @@ class Plan:
     Attributes:
         folder: of the sweep.
         jobs: all of them, finished ones included, in the order of the grid.
-        states: of each job: ``done``, to ``continue`` (interrupted), to ``retry`` (failed), ``running`` elsewhere, new.
+        states: of each job: ``done``, to ``continue`` (interrupted), to ``retry`` (failed, or its record is damaged),
+            ``running`` elsewhere, new.
         dropped: overrides that some jobs have no key for, and how many.
         num_equal: jobs that became equal to another by that.
         seconds: estimated for what is left, one job after the other; None while nothing has finished.
@@ -69,11 +71,11 @@ def make_plan(
     if lines:
         raise ConfigError("\n".join(lines))
     _refuse_twins(drafts.jobs, verdicts)
-    records = _records(folder)
-    jobs = _jobs(folder, drafts.jobs, verdicts, varying, records)
-    states = tuple(_state(job, verdict, records) for job, verdict in zip(jobs, verdicts, strict=True))
+    found = records(folder)
+    jobs = _jobs(folder, drafts.jobs, verdicts, varying, found)
+    states = tuple(_state(job, verdict, found) for job, verdict in zip(jobs, verdicts, strict=True))
     left = [job for job, state in zip(jobs, states, strict=True) if state != "done"]
-    return Plan(folder, jobs, states, drafts.dropped, drafts.num_equal, _estimate(left, records))
+    return Plan(folder, jobs, states, drafts.dropped, drafts.num_equal, _estimate(left, found))
 
 
 def _refuse_twins(drafts: Sequence[Draft], verdicts: Sequence[Verdict]) -> None:
@@ -91,21 +93,15 @@ def _refuse_twins(drafts: Sequence[Draft], verdicts: Sequence[Verdict]) -> None:
         raise ConfigError(f"the jobs with {pair} differ in nothing that is read: {why}. Leave one of them out")
 
 
-def _records(folder: Path) -> dict[Path, dict[str, Any]]:
-    """Records of the runs in a sweep's folder."""
-    found = ((path.parent, read_record(path.parent)) for path in sorted(folder.glob("*/record.json")))
-    return {run: record for run, record in found if record is not None}
-
-
 def _jobs(
     folder: Path,
     drafts: Sequence[Draft],
     verdicts: Sequence[Verdict],
     varying: set[str],
-    records: Mapping[Path, Mapping[str, Any]],
+    found: Mapping[Path, Mapping[str, Any]],
 ) -> tuple[Job, ...]:
     """Gives each draft its folder: the one that holds the same run already, else one named by what is swept."""
-    known = {record.get("fingerprint"): run for run, record in records.items()}
+    known = {record.get("fingerprint"): run for run, record in found.items()}
     jobs: list[Job] = []
     taken: set[Path] = set()
     for index, (one, verdict) in enumerate(zip(drafts, verdicts, strict=True)):
@@ -121,10 +117,12 @@ def _jobs(
     return tuple(jobs)
 
 
-def _state(job: Job, verdict: Verdict, records: Mapping[Path, dict[str, Any]]) -> State:
-    record = records.get(job.folder)
+def _state(job: Job, verdict: Verdict, found: Mapping[Path, dict[str, Any]]) -> State:
+    record = found.get(job.folder)
     if record is None:
         return "running" if is_running(job.folder) else "new"
+    if not record:  # damaged: it is put aside before the job starts
+        return "running" if is_running(job.folder) else "retry"
     refuse_other_config(job.folder, record, {"fingerprint": job.fingerprint, "config": verdict.config})
     if record["status"] in FINISHED:
         return "done"
@@ -133,9 +131,9 @@ def _state(job: Job, verdict: Verdict, records: Mapping[Path, dict[str, Any]]) -
     return "retry" if record["status"] == "failed" else "continue"
 
 
-def _estimate(left: Sequence[Job], records: Mapping[Path, Mapping[str, Any]]) -> float | None:
+def _estimate(left: Sequence[Job], found: Mapping[Path, Mapping[str, Any]]) -> float | None:
     """Seconds that jobs will take: the median of finished ones of the same kind, else of all."""
-    finished = [record for record in records.values() if record.get("status") == "completed" and record.get("wall_s")]
+    finished = [record for record in found.values() if record.get("status") == "completed" and record.get("wall_s")]
     if not finished:
         return None
     by_kind: dict[str, list[float]] = {}

@@ -269,6 +269,8 @@ def is_running(folder: Path) -> bool:
             return False
     except LockedError:
         return True
+    except OSError:  # on a medium that nobody can write
+        return False
 
 
 @contextlib.contextmanager

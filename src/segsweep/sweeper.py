@@ -1,5 +1,6 @@
 """The grid sweeper, Hydra's ``-m`` by default: plans all jobs, refuses mistakes at once, runs what is left."""
 
+import contextlib
 import logging
 import os
 from collections import Counter
@@ -15,17 +16,19 @@ from omegaconf import DictConfig
 
 from segsweep.command import stop
 from segsweep.composer import Composer
+from segsweep.endings import disk_advice
 from segsweep.hints import written
 from segsweep.inspection import inspect_jobs
 from segsweep.launcher import LocalLauncher, finish, sweep_options
 from segsweep.plan import STATES, Plan, make_plan
-from segsweep.run import FINISHED, ConfigError, lock, read_record
+from segsweep.run import FINISHED, ConfigError, LockedError, lock
 from segsweep.sweep import Job, Outcome
 from segsweep.sweep.ending import outcome_of
 from segsweep.sweep.failures import write_failures
 from segsweep.sweep.ledger import mend_ledger
 from segsweep.sweep.processes import call, warm_up
 from segsweep.sweep.progress import duration
+from segsweep.sweep.records import put_damaged_aside, readable
 
 log = logging.getLogger(__name__)
 
@@ -72,18 +75,31 @@ class GridSweeper(Sweeper):
             if options.dry_run:
                 print(describe(plan, self._num_at_once(plan)))
                 return []
+            if not plan.pending:
+                with contextlib.suppress(OSError, LockedError), lock(folder):  # it may be an archive that nobody writes
+                    _mend(plan)
+                return run(self.launcher, plan)
             folder.mkdir(parents=True, exist_ok=True)
             with lock(folder):
-                done = [job.name for job, state in zip(plan.jobs, plan.states, strict=True) if state == "done"]
-                mend_ledger(folder, done)
+                _mend(plan)
                 return run(self.launcher, plan)
         except ConfigError as error:
             stop(str(error).splitlines())
+        except OSError as error:
+            if (advice := disk_advice(error, folder)) is None:
+                raise
+            stop([advice])
 
     def _num_at_once(self, plan: Plan) -> int:
         if isinstance(self.launcher, LocalLauncher):
             return self.launcher.num_at_once(plan.jobs)
         return max(1, len(plan.pending))  # somebody else's queue
+
+
+def _mend(plan: Plan) -> None:
+    """Repairs what a kill or a disk has damaged; this process has the sweep."""
+    put_damaged_aside(plan.folder)
+    mend_ledger(plan.folder, [job.name for job, state in zip(plan.jobs, plan.states, strict=True) if state == "done"])
 
 
 def run(launcher: Launcher, plan: Plan) -> list[Outcome]:
@@ -93,7 +109,7 @@ def run(launcher: Launcher, plan: Plan) -> list[Outcome]:
         SystemExit: a job failed, or the sweep was stopped.
     """
     # Another process may have finished jobs between the plan and the lock.
-    jobs = [job for job in plan.pending if (read_record(job.folder) or {}).get("status") not in FINISHED]
+    jobs = [job for job in plan.pending if readable(job.folder).get("status") not in FINISHED]
     folder = os.path.relpath(plan.folder)
     if not jobs:
         log.info("%s: all %d jobs are done already. Who wins: segsweep-report %s", folder, len(plan.jobs), folder)
