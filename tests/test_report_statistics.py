@@ -527,7 +527,7 @@ def test_two_hundred_configurations_take_seconds():
     rows = [
         Scored(
             f"{i:03}",
-            {seed: 0.7 for seed in seeds},
+            dict.fromkeys(seeds, 0.7),
             {seed: rng.normal(0.7, 0.1, 31) for seed in seeds},
             {seed: rng.normal(0.7, 0.1, 31) for seed in seeds},
             {seed: rng.normal(0.7, 0.02, 1000).astype(np.float32) for seed in seeds},
