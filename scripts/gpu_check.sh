@@ -60,7 +60,7 @@ if [ -n "${CAMVID:-}" ]; then
         done
     done
     check camvid_families "$python" -m segsweep -m experiment=camvid_families "data.root=$CAMVID" trainer=gpu "hydra.sweep.dir=$out/camvid_families"
-    "$python" -m segsweep.report.leaderboard "$out/camvid_families" || failed=1
+    "$python" -m segsweep.report.command "$out/camvid_families" || failed=1
 fi
-"$python" -m segsweep.report.leaderboard "$out" || failed=1
+"$python" -m segsweep.report.command "$out" || failed=1
 exit $failed

@@ -421,9 +421,7 @@ def test_tensorboard_holds_reconstructions_and_samples(composer, tmp_path, model
     train(composer(*TINY, f"model={model}", "model.widths=[4,8]"), tmp_path, origin)
     events = EventAccumulator(str(tmp_path)).Reload()
     tags = set(events.Tags()["images"])
-    assert tags == {"val/image_truth_prediction_error"} | {
-        f"val/{'image_' * (e == 'reconstruction')}{e}" for e in expected
-    }
+    assert tags == {"val/predictions"} | {f"val/{'image_' * (e == 'reconstruction')}{e}" for e in expected}
     for tag in tags:
         assert len(events.Images(tag)) == 2  # one an epoch
     if "reconstruction" in expected:  # 4 images of 48 pixels, shown at 96, a line of 2 between them

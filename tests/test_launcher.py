@@ -102,7 +102,7 @@ def test_failures_cost_one_job_each_and_are_tried_again(tmp_path):
     assert again.returncode == 3
     assert (done / "record.json").read_bytes() == before
     report = subprocess.run(
-        [sys.executable, "-m", "segsweep.report.leaderboard", str(folder)], capture_output=True, text=True, timeout=300
+        [sys.executable, "-m", "segsweep.report.command", str(folder)], capture_output=True, text=True, timeout=300
     )
     assert report.returncode == 0, report.stderr
 

@@ -6,7 +6,7 @@ import statistics
 
 import pytest
 
-from segsweep.report.leaderboard import main
+from segsweep.report.command import main
 from segsweep.report.runs import compare, find_records
 
 DATA = {
@@ -92,7 +92,7 @@ OTHERS = [{"data": {**DATA, "fingerprint": "d2"}}, {"metric_version": 2}, {"imag
 def test_what_is_not_comparable_is_not_ranked_together(write, difference):
     write("a", "unet", 0, 0.8)
     sweep = write("b", "reseg", 0, 0.9, **difference)
-    comparisons = compare(find_records([sweep]), "test/miou")
+    comparisons = compare(find_records([sweep]))
     assert [len(comparison.configurations) for comparison in comparisons] == [1, 1]
     assert [row["rank"] for row in table(sweep)] == ["1", "1"]
 
@@ -140,7 +140,9 @@ def test_a_repetition_is_not_another_seed(write):
 def test_differing_precision_is_shown(write, capsys):
     write("a", "unet", 0, 0.8)
     main([str(write("b", "reseg", 0, 0.9, precision="bf16-mixed"))])
-    assert "precision: 32-true, bf16-mixed (differs between runs)" in capsys.readouterr().out
+    screen = capsys.readouterr().out
+    assert "not alike: precision: bf16-mixed (model=reseg); 32-true (model=unet)" in screen
+    assert "threads: 2" in screen
 
 
 def test_the_reconstruction_term_is_shown(write, capsys):
@@ -162,14 +164,14 @@ def test_several_folders_are_one_report(write):
 def test_the_report_of_one_run_does_not_litter_its_folder(write):
     sweep = write("a", "unet", 0, 0.8)
     main([str(sweep / "a")])
-    assert (sweep / "report" / "leaderboard.md").exists()
+    assert (sweep / "report" / "report.md").exists()
     assert [path.name for path in (sweep / "a").iterdir()] == ["record.json"]
 
 
 def test_text_from_records_does_no_harm(write):
     sweep = write("a", "unet", 0, 0.8, family="=cmd|' /C calc'!A0")
     assert table(sweep)[0]["family"].startswith("'=")
-    markdown = (sweep / "report" / "leaderboard.md").read_text()
+    markdown = (sweep / "report" / "report.md").read_text()
     assert "=cmd\\|'" in markdown
 
 
@@ -198,3 +200,26 @@ def test_help_has_an_example(capsys):
         main(["--help"])
     assert stopped.value.code == 0
     assert "segsweep-report outputs/sweeps/families" in capsys.readouterr().out
+
+
+def test_latex_says_what_the_table_says_and_obeys_nothing(write):
+    write("a", "unet_100%", 0, 0.8)
+    sweep = write("b", "reseg", 0, 0.9, data={**DATA, "class_names": ["\\input{x}", "thing"]})
+    main([str(sweep)])
+    tex = (sweep / "report" / "leaderboard.tex").read_text()
+    assert r"model=unet\_100\% & 0.8000" in tex
+    assert tex.count(r"\begin{tabular}") == tex.count(r"\end{tabular}") == 2
+    assert all(line.count(" & ") == 9 for line in tex.splitlines() if line.endswith(r" \\"))
+
+
+def test_many_configurations_are_not_all_paired_on_the_page(write):
+    for n in range(15):
+        for seed in range(3):
+            sweep = write(f"{n}-{seed}", f"m{n:02}", seed, 0.9 - n / 100 + seed / 1000)
+    main([str(sweep)])
+    page = (sweep / "report" / "report.md").read_text()
+    assert "Every pair of the best 12 of 15 (all: leaderboard.json)" in page
+    assert page.count("| model=m00 | model=m") == 11
+    (whole,) = json.loads((sweep / "report" / "leaderboard.json").read_text())
+    assert len(whole["pairs"]) == 15 * 14 / 2
+    assert {row["against_the_first"] for row in whole["configurations"]} == {"-", "worse"}

@@ -4,8 +4,8 @@ import csv
 
 import pytest
 
+from segsweep.report.command import main
 from segsweep.report.compression import compression
-from segsweep.report.leaderboard import main
 from segsweep.report.runs import compare, find_records
 from tests.records import write_record
 
@@ -26,7 +26,7 @@ def sweep(tmp_path):
 
 
 def section(folder):
-    return compression(compare(find_records([folder]), "test/miou"))
+    return compression(compare(find_records([folder])))
 
 
 def test_the_curve_runs_over_sizes_of_the_code(sweep):

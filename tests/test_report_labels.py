@@ -8,8 +8,8 @@ import pytest
 
 from segsweep.report import curve
 from segsweep.report.arms import compare_arms, find_arms
+from segsweep.report.command import main
 from segsweep.report.label_efficiency import label_efficiency, sentence
-from segsweep.report.leaderboard import main
 from segsweep.report.runs import compare, find_records
 from tests.records import DATA, write_record
 
@@ -39,7 +39,7 @@ def flat(gain):
 
 
 def judged(sweep, reference=None):
-    (comparison,) = compare(find_records([sweep]), "test/miou")
+    (comparison,) = compare(find_records([sweep]))
     return {result.arm.name: result for result in compare_arms(find_arms(comparison)[0], reference)}
 
 
@@ -128,14 +128,14 @@ def test_runs_at_one_fraction_make_no_section(write):
     write("supervised", {1.0: 0.0})
     sweep = write("pretrain", {1.0: 0.1})
     main([str(sweep)])
-    assert sorted(path.suffix for path in (sweep / "report").iterdir()) == [".csv", ".json", ".md"]
+    assert sorted(path.suffix for path in (sweep / "report").iterdir()) == [".csv", ".json", ".md", ".tex"]
 
 
 def test_an_arm_at_one_fraction_is_named(write):
     write("supervised", flat(0))
     write("pretrain", flat(0.1))
     sweep = write("supervised", {1.0: 0.1}, model="vae")
-    (part,) = label_efficiency(compare(find_records([sweep]), "test/miou")).parts
+    (part,) = label_efficiency(compare(find_records([sweep]))).parts
     assert [line.name for line in part.panels[0].lines] == ["regime=supervised", "regime=pretrain"]
     assert "left out, one labelled fraction only: model=vae regime=supervised" in part.notes
 
@@ -179,7 +179,7 @@ def test_datasets_are_panels_of_one_picture(write, tmp_path):
     for fraction in FRACTIONS:
         folder = tmp_path / "sweep" / f"other{fraction}"
         write_record(folder, 0.5, fraction=fraction, data={**DATA, "fingerprint": "d2", "labelled_fraction": fraction})
-    section = label_efficiency(compare(find_records([tmp_path / "sweep"]), "test/miou"))
+    section = label_efficiency(compare(find_records([tmp_path / "sweep"])))
     panels = [panel for part in section.parts for panel in part.panels]
     assert len(panels) == 2
     for drawn in (panels, panels * 2):  # four panels leave two places of six empty

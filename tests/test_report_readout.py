@@ -4,7 +4,7 @@ import csv
 
 import pytest
 
-from segsweep.report.leaderboard import main
+from segsweep.report.command import main
 from segsweep.report.readout import readout
 from segsweep.report.runs import compare, find_records
 from tests.records import write_record
@@ -24,7 +24,7 @@ def write(folder, model, clusters, **changes):
 
 
 def section(folder):
-    return readout(compare(find_records([folder]), "test/miou"))
+    return readout(compare(find_records([folder])))
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""What happens beside training: TensorBoard's events and table, the history file, early stopping, the progress bar."""
+"""What happens beside training: TensorBoard's events, the history file, early stopping, the progress bar."""
 
 import json
 import sys
@@ -11,11 +11,9 @@ from pytorch_lightning.callbacks import Checkpoint, EarlyStopping, RichProgressB
 from pytorch_lightning.loggers import TensorBoardLogger
 
 from segsweep import signals
+from segsweep.cost import peak_memory_mb
 from segsweep.files import write_atomic
 from segsweep.metrics import best_is
-
-_TABLE_GROUPS = ("model", "loss", "data", "augment", "optimizer", "scheduler", "regime")
-_TABLE_METRICS = ("test/miou", "test/miou_image", "test/dice", "test/pixel_accuracy", "val/miou")
 
 
 class RunLogger(TensorBoardLogger):
@@ -37,6 +35,20 @@ class RunLogger(TensorBoardLogger):
     def finalize(self, status: str) -> None:
         """Flushes the events; Lightning would close the file after training and open another one for the test."""
         self.experiment.flush()
+
+
+class MemoryCurve(pl.Callback):
+    """After each epoch, the peak of memory so far in TensorBoard: of the process, and of the device if there is one.
+
+    Not in the history, which is the same each time that a run is repeated.
+    """
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Writes the points where the epoch's metrics stand."""
+        if not trainer.is_global_zero or trainer.logger is None:
+            return
+        peak = {name: value for name, value in peak_memory_mb().items() if name in ("host", "device")}
+        trainer.logger.log_metrics({f"memory/{name}_mb": mb for name, mb in peak.items()}, trainer.global_step - 1)
 
 
 class History(Checkpoint):
@@ -171,26 +183,3 @@ def early_stopping(monitor: str, patience: int | None, threshold: float | None) 
 def progress_bar() -> list[RichProgressBar]:
     """Lightning's rich progress bar if somebody is looking at a terminal."""
     return [RichProgressBar()] if sys.stdout.isatty() else []
-
-
-def log_table_row(logger: TensorBoardLogger, record: dict[str, Any], step: int) -> None:
-    """Writes a run's row of the HParams table, once and with its final results.
-
-    The keys are the same in every run: a key that one run alone has would vanish from TensorBoard's table, and an empty
-    cell would turn a column of numbers into text.
-    """
-    config, metrics = record["config"], record["metrics"]
-    choices = {group: record["choices"].get(group, "none") for group in _TABLE_GROUPS}
-    numbers = {
-        "seed": record["seed"],
-        "lr": config["optimizer"].get("lr", float("nan")),
-        "batch_size": config["data"]["batch_size"],
-        "max_epochs": config["trainer"]["max_epochs"] or 0,
-        "parameters": record["parameters"],
-    }
-    words = {"family": str(record["family"]), "precision": record["precision"]}
-    results = {
-        f"hparams/{name.replace('/', '_')}": metrics[name] for name in _TABLE_METRICS if metrics.get(name) is not None
-    }
-    results["hparams/train_images_per_s"] = record["images_per_s"]["train"]
-    logger.log_hyperparams({**choices, **words, **numbers}, results, step)

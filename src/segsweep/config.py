@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import pytorch_lightning as pl
     from torch import nn
 
+    from segsweep.board import Board
     from segsweep.callbacks import History, RunLogger
     from segsweep.checkpoints import BestWeights
     from segsweep.data.datamodule import DataModule
@@ -31,7 +32,11 @@ GROUPS = ("model", "loss", "data", "augment", "optimizer", "scheduler", "regime"
 TOP_LEVEL = (*GROUPS, "seed", "name", "monitor", "sweep")
 
 # Keys of a node that are facts for people and other nodes, not arguments of its target.
-FACTS = {"model": {"family"}, "trainer": {"early_stopping", "checkpoint_every_steps", "on_oom"}, "regime": {"monitor"}}
+FACTS = {
+    "model": {"family"},
+    "trainer": {"early_stopping", "checkpoint_every_steps", "on_oom", "tensorboard"},
+    "regime": {"monitor"},
+}
 
 # Keys that change no result. Everything else, defaults included, is part of a run's identity.
 NON_SEMANTIC = (
@@ -48,6 +53,7 @@ NON_SEMANTIC = (
     "data.num_workers",
     "trainer.checkpoint_every_steps",
     "trainer.on_oom",
+    "trainer.tensorboard",
     "trainer.enable_progress_bar",
     "trainer.enable_model_summary",
     "trainer.log_every_n_steps",
@@ -136,6 +142,7 @@ class Parts:
     best: BestWeights
     history: History
     pruning: list[Pruning]
+    board: Board
 
     @property
     def ends_as(self) -> str:
@@ -194,6 +201,7 @@ def build(plain: dict[str, Any], model: nn.Module, folder: Path, resume_step: in
     from pytorch_lightning.utilities import rank_zero_only
 
     from segsweep import callbacks, checkpoints, panels, pruning, strategies
+    from segsweep.board import Board
     from segsweep.label_panels import LabelPanel
     from segsweep.task import Task
 
@@ -215,7 +223,8 @@ def build(plain: dict[str, Any], model: nn.Module, folder: Path, resume_step: in
     bar = callbacks.progress_bar() if plain["trainer"]["enable_progress_bar"] else []
     # One rank draws; none can while each has a part of the weights.
     draws = rank_zero_only.rank == 0 and plain["trainer"]["strategy"] != "fsdp"  # type: ignore[attr-defined]
-    pictures = [*panels.all_panels(), LabelPanel()] if draws else []
+    board = Board(**plain["trainer"]["tensorboard"])
+    pictures = [panels.Gallery([*panels.all_panels(), LabelPanel()], board.pictures_every)] if draws else []
     last = checkpoints.LastCheckpoints(folder / "checkpoints", plain["trainer"].get("checkpoint_every_steps"), best)
     pruners = pruning.pruning(folder, plain["sweep"]["trial"])
     logger = callbacks.RunLogger(folder, resume_step)
@@ -228,10 +237,20 @@ def build(plain: dict[str, Any], model: nn.Module, folder: Path, resume_step: in
         strategy=strategies.strategy(plain["trainer"]["strategy"]),
         default_root_dir=folder,
         logger=logger,
-        callbacks=[*pictures, *bar, *stopping, history, best, last, *pruners, callbacks.SignalStop()],
+        callbacks=[
+            *pictures,
+            *bar,
+            *stopping,
+            callbacks.MemoryCurve(),
+            history,
+            best,
+            last,
+            *pruners,
+            callbacks.SignalStop(),
+        ],
         plugins=[checkpoints.HashedCheckpointIO()],
     )
-    return Parts(data, task, trainer, logger, best, history, pruners)
+    return Parts(data, task, trainer, logger, best, history, pruners, board)
 
 
 def build_whole(parts: Parts, plain: dict[str, Any], folder: Path) -> Parts:

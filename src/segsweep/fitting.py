@@ -92,7 +92,7 @@ def _free_memory() -> None:
 
 def _attempt(run: Run, model: "nn.Module", plain: dict[str, Any], checkpoint: Path | None, pieces: int) -> Parts:
     """Trains from a checkpoint or from the start, with batches divided into pieces."""
-    from segsweep import cost
+    from segsweep import board, cost
     from segsweep.checkpoints import HashedCheckpointIO, batches_within_epoch
     from segsweep.floors import floors
     from segsweep.losses import adapt
@@ -121,7 +121,9 @@ def _attempt(run: Run, model: "nn.Module", plain: dict[str, Any], checkpoint: Pa
             "labelled_fraction": data.labelled_fraction,
         },
     )
-    parts.logger.experiment.add_text("config", f"```yaml\n{(run.folder / 'config.yaml').read_text()}```")
+    if resume_step == 0:  # what stands at step 0 is there already, and would double
+        text = (run.folder / "config.yaml").read_text()
+        board.begin(parts.logger, parts.task, text, data.train_size if parts.board.graph else None)
     log.info(
         "training: epochs %d%s to %s on %s, %s, %d threads",
         first_epoch,

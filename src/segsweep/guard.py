@@ -36,6 +36,14 @@ class _Step(NamedTuple):
     is_bad: Tensor  # scalar bool, of the losses or the gradient
 
 
+class Norms(NamedTuple):
+    """Of the gradients of several steps, before clipping; scalars on the device. Infinite ones are left out."""
+
+    total: Tensor
+    largest: Tensor
+    number: Tensor
+
+
 class UpdateGuard:
     """Looks at every loss and every gradient.
 
@@ -55,6 +63,7 @@ class UpdateGuard:
         self._parts: list[_Part] = []
         self._steps: list[_Step] = []
         self._skips: Tensor | float = 0.0  # of a gradient scaler, in a row
+        self._norms: Norms | None = None
 
     def see(self, terms: dict[str, Tensor], index: Tensor, epoch: int, step: int) -> None:
         """Looks at the loss of a batch before its gradient is computed.
@@ -75,7 +84,9 @@ class UpdateGuard:
             raise self._error(_Step(epoch, step, self._parts, part.is_bad))
 
     @torch.no_grad()
-    def before_update(self, optimizer: Optimizer, epoch: int, step: int, is_scaled: bool) -> None:
+    def before_update(
+        self, optimizer: Optimizer, epoch: int, step: int, is_scaled: bool, scale: Tensor | float = 1.0
+    ) -> None:
         """Looks at the gradient of an optimisation step; the update is left out if it or a loss is not finite.
 
         Args:
@@ -84,6 +95,7 @@ class UpdateGuard:
             step: optimisation steps done.
             is_scaled: a gradient scaler (``precision=16-mixed``) looks for infinite gradients itself and leaves updates
                 out; that is how it works, unless it leaves out one after another.
+            scale: by which the gradient is still multiplied.
 
         Raises:
             NotFiniteError: the gradient is not finite, and the host may look.
@@ -93,7 +105,9 @@ class UpdateGuard:
         if not gradients or not parts:
             return
         # The Euclidean norm, nine times as quick as the largest value; it overflows where Adam's squares do.
-        is_bad = ~torch.isfinite(get_total_norm(gradients))
+        norm = get_total_norm(gradients)
+        is_bad = ~torch.isfinite(norm)
+        self._norms = _added(self._norms, torch.where(is_bad, 0.0, norm / scale), is_bad)
         if is_scaled:
             self._skips = (self._skips + 1.0) * is_bad
             is_bad = self._skips > _MOST_SKIPS
@@ -114,6 +128,22 @@ class UpdateGuard:
         if steps and bool((flags := torch.stack([step.is_bad for step in steps]).cpu()).any()):
             raise self._error(steps[int(flags.int().argmax())])
 
+    def take_norms(self) -> dict[str, float]:
+        """Mean and largest norm of the gradients since the last time, none without any; the host waits for them."""
+        norms, self._norms = self._norms, None
+        if norms is None or not (number := float(norms.number)):
+            return {}
+        return {"grad_norm": float(norms.total) / number, "grad_norm_max": float(norms.largest)}
+
+    @property
+    def norms(self) -> list[Tensor] | None:
+        """What ``take_norms`` will be made of, on the CPU."""
+        return None if self._norms is None else [value.cpu() for value in self._norms]
+
+    def take_up(self, norms: list[Tensor] | None, device: torch.device) -> None:
+        """Goes on from the ``norms`` that were there before a run was interrupted."""
+        self._norms = None if norms is None else Norms(*(value.to(device) for value in norms))
+
     def _error(self, step: _Step) -> NotFiniteError:
         bad = [part for part in step.parts if bool(part.is_bad)]
         if bad:
@@ -128,6 +158,13 @@ class UpdateGuard:
             f"{what} at step {step.number}, epoch {step.epoch}, training images {', '.join(names)}{more}. It has not "
             f"reached the weights of any checkpoint. Lower optimizer.lr, or set trainer.gradient_clip_val=1"
         )
+
+
+def _added(norms: Norms | None, norm: Tensor, is_bad: Tensor) -> Norms:
+    number = (~is_bad).float()
+    if norms is None:
+        return Norms(norm, norm, number)
+    return Norms(norms.total + norm, torch.maximum(norms.largest, norm), norms.number + number)
 
 
 def _leave_out(optimizer: Optimizer, gradients: list[Tensor], is_bad: Tensor) -> None:

@@ -46,7 +46,8 @@ class LabelPanel(pl.Callback):
                 tag, strips = "train/pair_generated_pair", _between(objective, batch, task)
         if strips:
             logger: Any = trainer.logger
-            logger.experiment.add_image(tag, stack(strips), trainer.global_step, dataformats="HWC")
+            # At the step at which the validation's metrics stand, as the other panels.
+            logger.experiment.add_image(tag, stack(strips), trainer.global_step - 1, dataformats="HWC")
 
     def _first_batch(self, trainer: pl.Trainer, task: Task) -> Batch:
         if self._batch is None or self._stage != task.stage_index:

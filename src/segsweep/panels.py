@@ -11,21 +11,23 @@ from PIL import Image
 from pytorch_lightning.loggers import TensorBoardLogger
 from torch import Tensor
 
+from segsweep.confusion import confusion_picture
 from segsweep.data.batches import EvalBatches
 from segsweep.metrics import Counts, summarise
 from segsweep.models.blocks import resize_to
-from segsweep.pictures import Picture, photos, stack, strip
+from segsweep.pictures import Picture, photos, stack, strip, with_legend
 from segsweep.task import Task
 from segsweep.types import Batch, DataSpec, SegmenterOutput
 
 _NUM_PICTURES = 8
+_COLUMNS = ("image", "truth", "prediction", "overlay", "error")
 _SAMPLE_GRID = (4, 8)  # rows, columns
 _SAMPLE_SEED = 0
 _NUM_BETWEEN = 8  # images on the way from one to another, ends included
 
 
 class ImagePanel(pl.Callback):
-    """After each validation, image | truth | prediction | error of fixed validation images in TensorBoard.
+    """After a validation, image | truth | prediction | overlay | error of fixed validation images in TensorBoard.
 
     Models that reconstruct get a second panel, image | reconstruction of the same images.
     """
@@ -37,11 +39,11 @@ class ImagePanel(pl.Callback):
         strips, pairs = [], []
         for position in fixed_positions(batches):
             batch, output = _segment(task, batches, position)
-            strips.append(_strip(batch, output, task.spec))
+            strips.append(_strip(batch, output, task.spec, with_overlay=True))
             if output.reconstruction is not None:
                 pair = torch.cat([batch.image, output.reconstruction.float()])
                 pairs.append(photos(pair.cpu().numpy(), task.spec))
-        add_image(trainer, "val/image_truth_prediction_error", stack(strips))
+        add_image(trainer, "val/predictions", with_legend(stack(strips), _COLUMNS, task.spec))
         if pairs:
             add_image(trainer, "val/image_reconstruction", stack(pairs))
 
@@ -91,15 +93,46 @@ class InterpolationPanel(pl.Callback):
         add_image(trainer, "val/interpolations", stack(rows))
 
 
+class Gallery(pl.Callback):
+    """Has panels drawn every few epochs and in the last one, and the confusion matrix of the validation beside them.
+
+    Args:
+        panels: to draw.
+        every: epochs; 0: never.
+    """
+
+    def __init__(self, panels: list[pl.Callback], every: int) -> None:
+        self.panels, self.every = panels, every
+
+    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Draws the panels, if it is their time."""
+        if self._is_due(trainer):
+            for panel in self.panels:
+                panel.on_validation_epoch_end(trainer, pl_module)
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Draws the confusion matrix, which is complete only now."""
+        task: Task = pl_module  # type: ignore[assignment]
+        if self._is_due(trainer) and task.val_confusion is not None:
+            add_image(trainer, "val/confusion", confusion_picture(task.val_confusion, task.spec.class_names))
+
+    def _is_due(self, trainer: pl.Trainer) -> bool:
+        epochs = trainer.current_epoch + 1
+        return self.every > 0 and (epochs % self.every == 0 or epochs == trainer.max_epochs)
+
+
 def all_panels() -> list[pl.Callback]:
     """Every panel; each decides by the model whether it has something to show."""
     return [ImagePanel(), SamplePanel(), InterpolationPanel()]
 
 
 def add_image(trainer: pl.Trainer, tag: str, picture: Picture) -> None:
-    """Shows a picture (H, W, 3) in TensorBoard's Images tab."""
+    """Shows a picture (H, W, 3) in TensorBoard's Images tab, at the step at which the validation's metrics stand.
+
+    That is before the step of the checkpoint that follows: a run that is continued from there hides what is later.
+    """
     logger: TensorBoardLogger = trainer.logger  # type: ignore[assignment]
-    logger.experiment.add_image(tag, picture, trainer.global_step, dataformats="HWC")
+    logger.experiment.add_image(tag, picture, trainer.global_step - 1, dataformats="HWC")
 
 
 def fixed_positions(batches: EvalBatches) -> list[int]:
@@ -127,10 +160,10 @@ def _segment(task: Task, batches: EvalBatches, position: int) -> tuple[Batch, Se
         return batch, task.segment(batch.image)
 
 
-def _strip(batch: Batch, output: SegmenterOutput, spec: DataSpec) -> Picture:
+def _strip(batch: Batch, output: SegmenterOutput, spec: DataSpec, with_overlay: bool = False) -> Picture:
     logits = resize_to(output.logits.float(), batch.mask)
     image, truth, prediction = (x[0].cpu().numpy() for x in (batch.image, batch.mask, logits.argmax(dim=1)))
-    return strip(image, truth, prediction, spec)
+    return strip(image, truth, prediction, spec, with_overlay)
 
 
 def write_examples(folder: Path, task: Task, batches: EvalBatches, worst: list[int]) -> None:

@@ -33,7 +33,11 @@ def palette(num_classes: int) -> NDArray[np.uint8]:
 
 
 def strip(
-    image: NDArray[np.float32], truth: NDArray[np.integer], prediction: NDArray[np.integer], spec: DataSpec
+    image: NDArray[np.float32],
+    truth: NDArray[np.integer],
+    prediction: NDArray[np.integer],
+    spec: DataSpec,
+    with_overlay: bool = False,
 ) -> Picture:
     """One row: image | truth | prediction | error.
 
@@ -42,9 +46,10 @@ def strip(
         truth: (H, W) class numbers or ``ignore_index``.
         prediction: (H, W) class numbers.
         spec: statistics and classes of the data.
+        with_overlay: whether the prediction laid over the image stands before the error.
 
     Returns:
-        (H', 4 W', 3): right pixels are dimmed in the last picture, wrong ones red, ignored ones grey.
+        (H', 4 W', 3), or (H', 5 W', 3): right pixels are dimmed in the last picture, wrong ones red, ignored ones grey.
     """
     colours = palette(spec.num_classes)
     height, width = _shown_size(*truth.shape)
@@ -58,7 +63,8 @@ def strip(
         _resize(colours[np.where(ignored, 255, truth)], (height, width)),
         _resize(colours[prediction], (height, width)),
     ]
-    return np.concatenate([photo_shown, *masks, error], axis=1)
+    overlay = [_tinted(photo_shown, masks[1])] if with_overlay else []
+    return np.concatenate([photo_shown, *masks, *overlay, error], axis=1)
 
 
 def photos(images: Iterable[NDArray[np.float32]], spec: DataSpec) -> Picture:
@@ -105,9 +111,9 @@ def contact_sheet(
     for name, image, mask in rows:
         photo = np.repeat(image, 3, axis=2) if image.shape[2] == 1 else image
         painted = colours[np.where(mask == spec.ignore_index, 255, mask)]
-        tinted = np.where((painted.sum(axis=2) > 0)[..., None], (photo // 2 + painted // 2), photo)
         size = _cell_size(*mask.shape)
-        parts = [_resize(photo, size, Image.Resampling.BILINEAR), _resize(painted, size), _resize(tinted, size)]
+        tinted = _resize(_tinted(photo, painted), size)
+        parts = [_resize(photo, size, Image.Resampling.BILINEAR), _resize(painted, size), tinted]
         cells.append(np.concatenate([_caption(name, 3 * size[1]), np.concatenate(parts, axis=1)]))
     height, width = (max(cell.shape[i] for cell in cells) for i in (0, 1))
     fitted = [np.pad(c, ((0, height - c.shape[0] + 6), (0, width - c.shape[1] + 6), (0, 0))) for c in cells]
@@ -125,6 +131,11 @@ def _photo(image: NDArray[np.float32], spec: DataSpec) -> Picture:
     intensity = np.nan_to_num(image * std + mean).clip(0, 1)  # a model on its way to a NaN loss still has its picture
     photo = (intensity * 255).astype(np.uint8).transpose(1, 2, 0)
     return np.broadcast_to(photo, (*photo.shape[:2], 3))
+
+
+def _tinted(photo: NDArray[np.uint8], painted: NDArray[np.uint8]) -> Picture:
+    """A mask in colours laid over an image, which shines through; class 0, which is black, leaves it as it is."""
+    return np.where((painted.sum(axis=2) > 0)[..., None], photo // 2 + painted // 2, photo)
 
 
 def _cell_size(height: int, width: int) -> tuple[int, int]:
@@ -157,6 +168,22 @@ def _legend(spec: DataSpec, colours: NDArray[np.uint8], width: int) -> Picture:
         draw.rectangle((x, y + 2, x + 10, y + 12), fill=colour, outline=(120, 120, 120))
         draw.text((x + 15, y + 1), name.encode("ascii", "replace").decode(), fill=(220, 220, 220))
     return np.array(canvas)
+
+
+def with_legend(picture: Picture, columns: Iterable[str], spec: DataSpec) -> Picture:
+    """A picture below the names of the classes with their colours, and those of its columns, which are equally wide.
+
+    Args:
+        picture: (H, W, 3).
+        columns: names from left to right.
+        spec: classes of the data.
+    """
+    names = list(columns)
+    width = picture.shape[1]
+    captions = [_caption(name, width // len(names)) for name in names]
+    above = np.concatenate(captions, axis=1)
+    above = np.pad(above, ((0, 0), (0, width - above.shape[1]), (0, 0)))
+    return np.concatenate([_legend(spec, palette(spec.num_classes), width), above, picture])
 
 
 def stack(strips: list[Picture]) -> Picture:

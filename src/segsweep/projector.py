@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from pytorch_lightning.loggers import TensorBoardLogger
 from torch import Tensor
 
-from segsweep.data.batches import EvalBatches
+from segsweep.data.datamodule import DataModule
 from segsweep.pictures import thumbnail
 from segsweep.task import Task
 from segsweep.types import DataSpec
@@ -19,8 +19,8 @@ _SIDE = 48  # pixels of a thumbnail; TensorBoard takes one picture of all of the
 _PLACES = 2  # rows and columns of what is kept of a latent's places
 
 
-def log_latents(logger: TensorBoardLogger, task: Task, batches: EvalBatches) -> None:
-    """Writes the latents of up to 256 images, spread evenly over a split, each with its thumbnail, class and name.
+def log_latents(logger: TensorBoardLogger, task: Task, data: DataModule) -> None:
+    """Writes the latents of up to 256 test images, spread evenly, each with its thumbnail, class and name.
 
     The latent is averaged over each quarter of its places: a code of one channel would else be one number, and the
     projector needs three. A model without a latent, and images that are segmented by tiles, have nothing to show.
@@ -28,27 +28,30 @@ def log_latents(logger: TensorBoardLogger, task: Task, batches: EvalBatches) -> 
     Args:
         logger: of the run; TensorBoard wants ``projector_config.pbtxt`` beside its events, and what that file names.
         task: in evaluation mode.
-        batches: of the split.
+        data: of the run.
     """
-    num = len(batches.split.items)
-    positions = sorted({round(i * (num - 1) / (_MAX_IMAGES - 1)) for i in range(_MAX_IMAGES)})
-    latents, counts, thumbnails = [], [], []
-    for position in positions:
-        batch = batches.batch([position])
+    items = data.store.splits["test"].items
+    num = len(items)
+    chosen = sorted({round(i * (num - 1) / (_MAX_IMAGES - 1)) for i in range(_MAX_IMAGES)})
+    positions: list[int] = []
+    latents: list[Tensor] = []
+    counts, thumbnails = [], []
+    for batch in data.test_images(chosen):
         with torch.inference_mode(), task.trainer.precision_plugin.forward_context():
             latent = None if task.spec.tile else task.forward(batch.image).latent
         if latent is None:
             return
-        latents.append(_pooled(latent.float())[0].cpu())
-        counts.append(_class_counts(batch.mask[0], task.spec))
-        thumbnails.append(thumbnail(batch.image[0].cpu().numpy(), task.spec, _SIDE))
+        positions += batch.index.tolist()
+        latents += _pooled(latent.float()).cpu()
+        counts += [_class_counts(mask, task.spec) for mask in batch.mask]
+        thumbnails += [thumbnail(image, task.spec, _SIDE) for image in batch.image.cpu().numpy()]
     folder = Path(logger.log_dir)
     (folder / "projector_config.pbtxt").unlink(missing_ok=True)  # of an interrupted end of this run; torch would append
     shutil.rmtree(folder / "00000", ignore_errors=True)
     names = [task.spec.class_names[k] for k in main_classes(torch.stack(counts))]
     logger.experiment.add_embedding(
         torch.stack(latents),
-        metadata=[[name, batches.split.items[p].name] for name, p in zip(names, positions, strict=True)],
+        metadata=[[name, items[p].name] for name, p in zip(names, positions, strict=True)],
         metadata_header=["class", "image"],
         label_img=torch.from_numpy(np.stack(thumbnails)).permute(0, 3, 1, 2) / 255,
         global_step=0,

@@ -4,13 +4,17 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
+from pytorch_lightning.strategies import FSDPStrategy
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from segsweep.checkpoints import batches_within_epoch, count_in_pieces
+from segsweep.curves import ScoreCounts
 from segsweep.guard import UpdateGuard
 from segsweep.losses import count_batch
 from segsweep.metrics import Confusion, Counts, ImageCounts, summarise
@@ -35,6 +39,9 @@ class Task(StagedTraining):
 
     Attributes:
         test_stage: prefix of the metrics of the next ``trainer.test``.
+        score_counts: set, tests also count pixels by the probability of each class.
+        test_scores: what the last test has counted so: (K, 2, 127), as ``curves.ScoreCounts`` returns it.
+        val_confusion: (K, K) of the last validation, truth in rows.
         train_images_per_s: one value per epoch, validation excluded.
         is_validated: whether the running epoch has been; Lightning keeps the metrics of earlier ones.
     """
@@ -55,6 +62,9 @@ class Task(StagedTraining):
         self.train_confusion = Confusion(spec.num_classes, spec.ignore_index)
         self.eval_counts = ImageCounts(spec.num_classes, spec.ignore_index)
         self.test_stage = "test"
+        self.score_counts: ScoreCounts | None = None
+        self.test_scores: NDArray[np.int64] | None = None
+        self.val_confusion: NDArray[np.integer] | None = None
         self.train_images_per_s: list[float] = []
         self.readout = regime.readout
         self.guard = UpdateGuard(self._name_of, looks_at_once=True)
@@ -109,6 +119,7 @@ class Task(StagedTraining):
             "sums": {name: (_on_cpu(total), images) for name, (total, images) in self._sums.items()},
             "confusion": self.train_confusion.matrix.cpu() if self.train_confusion.update_called else None,
             "images": self._images,
+            "norms": self.guard.norms,
             "logged_step": self.trainer.fit_loop.epoch_loop._batches_that_stepped,
             "is_validated": self.is_validated,
             "seconds": self._epoch_end - self._epoch_start,
@@ -133,6 +144,7 @@ class Task(StagedTraining):
         self._images, self.is_validated = unfinished["images"], unfinished["is_validated"]
         if unfinished["confusion"] is not None:
             self.train_confusion.take_up(unfinished["confusion"])
+        self.guard.take_up(unfinished.get("norms"), self.device)
         self._epoch_start = time.perf_counter() - unfinished["seconds"]
         # Lightning counts once more where a validation was due and over.
         self.trainer.fit_loop.epoch_loop._batches_that_stepped = unfinished["logged_step"]
@@ -172,8 +184,11 @@ class Task(StagedTraining):
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Keeps an update that is not finite from the weights."""
-        is_scaled = getattr(self.trainer.precision_plugin, "scaler", None) is not None
-        self.guard.before_update(optimizer, self.current_epoch, self.global_step, is_scaled)
+        scaler = getattr(self.trainer.precision_plugin, "scaler", None)
+        # A fused optimizer divides by the scale itself, in its step.
+        is_multiplied = scaler is not None and getattr(optimizer, "_step_supports_amp_scaling", False)
+        scale = scaler._get_scale_async() if scaler is not None and is_multiplied else 1.0
+        self.guard.before_update(optimizer, self.current_epoch, self.global_step, scaler is not None, scale)
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
         """Notes the time: an epoch of training ends with its last step, before validation."""
@@ -196,6 +211,9 @@ class Task(StagedTraining):
         values |= {"train/images_per_s": speed, "lr": self.trainer.optimizers[0].param_groups[0]["lr"]}
         if len(self.regime.stages) > 1:
             values["stage"] = self.stage_index
+        norms = self.guard.take_norms()
+        if not isinstance(self.trainer.strategy, FSDPStrategy):  # there each rank has a part of the gradient
+            values |= {f"train/{name}": value for name, value in norms.items()}
         self._log(values)
         self.step_plateau(self.is_validated)
 
@@ -219,7 +237,9 @@ class Task(StagedTraining):
 
     def on_validation_epoch_end(self) -> None:
         """Logs the metrics of the split."""
-        self._log(self._close("val", self.eval_counts.compute()))
+        counts = self.eval_counts.compute()
+        self.val_confusion = counts.confusion.sum(axis=0)
+        self._log(self._close("val", counts))
         self.is_validated = True
         self._sums, self._images = self._training
 
@@ -227,14 +247,21 @@ class Task(StagedTraining):
         """Starts counting."""
         self._begin()
         self.eval_counts.reset()
+        self.test_scores = None
+        if self.score_counts is not None:
+            self.score_counts.reset()
         self._fit_readout()
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         """Scores a batch at the native size of its masks."""
-        self._score(batch)
+        logits = self._score(batch)
+        if self.score_counts is not None and logits is not None:
+            self.score_counts.update(logits, batch.mask)
 
     def on_test_epoch_end(self) -> None:
         """Logs the metrics of the split."""
+        if self.score_counts is not None:
+            self.test_scores = self.score_counts.compute()
         self._log(self._close(self.test_stage, self.eval_counts.compute()))
 
     def test_counts(self) -> Counts:
@@ -280,15 +307,21 @@ class Task(StagedTraining):
         with torch.inference_mode(), self.trainer.precision_plugin.forward_context():
             return self.readout.compare(self.model, self._data.train_as_is, test, self.spec, self.seed)
 
-    def _score(self, batch: Batch) -> None:
-        """The loss at the size of the image, as in training; the metrics at the native size of the mask."""
+    def _score(self, batch: Batch) -> Tensor | None:
+        """The loss at the size of the image, as in training; the metrics at the native size of the mask.
+
+        Returns:
+            The logits that were scored; None for a batch without images.
+        """
         if len(batch.index) == 0:  # there are more ranks than batches
-            return
+            return None
         output = self._whole(self._view, batch.image)
         logits = output.logits if self.readout is None else self.segment(batch.image).logits
         mask = F.interpolate(batch.mask[:, None].float(), batch.image.shape[-2:], mode="nearest")[:, 0].long()
         self._add(self.objective.score(output, batch._replace(mask=mask), self.loss), batch)
-        self.eval_counts.update(resize_to(logits.float(), batch.mask), batch.mask, batch.index)
+        logits = resize_to(logits.float(), batch.mask)
+        self.eval_counts.update(logits, batch.mask, batch.index)
+        return logits
 
     def _begin(self) -> None:
         self._sums, self._images = {}, 0

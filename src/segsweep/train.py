@@ -17,6 +17,7 @@ from segsweep.allocator import keep_memory_between_steps
 from segsweep.config import Parts, build_model, build_whole, fingerprint, semantic_part, settle
 from segsweep.fitting import fit, shown
 from segsweep.run import Run, git_state, open_run, redact, redact_overrides, versions
+from segsweep.table import write_row
 
 if TYPE_CHECKING:
     from torch import nn
@@ -98,18 +99,24 @@ def train(cfg: DictConfig, folder: Path, origin: dict[str, Any]) -> float | None
 def _train(cfg: DictConfig, folder: Path, origin: dict[str, Any]) -> float | None:
     keep_memory_between_steps()
     plain = settle(cfg)
-    with open_run(folder, {**origin, **_identity(plain), **_search(folder, plain)}) as run:
-        if run.is_completed:
-            log.info("complete already: %s", shown(folder))
-            return run.record["metrics"].get(plain["monitor"])  # type: ignore[no-any-return]
-        (folder / "config.yaml").write_text(_yaml(cfg))
-        if plain["trainer"]["strategy"] in ("ddp", "fsdp"):
-            from segsweep import ranks
+    ended: Run | None = None
+    try:
+        with open_run(folder, {**origin, **_identity(plain), **_search(folder, plain)}) as run:
+            if run.is_completed:
+                log.info("complete already: %s", shown(folder))
+                return run.record["metrics"].get(plain["monitor"])  # type: ignore[no-any-return]
+            ended = run
+            (folder / "config.yaml").write_text(_yaml(cfg))
+            if plain["trainer"]["strategy"] in ("ddp", "fsdp"):
+                from segsweep import ranks
 
-            ranks.share(_work, run, plain, plain["trainer"]["devices"])
-        else:
-            _work(run, plain)
-        return run.record["metrics"].get(plain["monitor"])  # type: ignore[no-any-return]
+                ranks.share(_work, run, plain, plain["trainer"]["devices"])
+            else:
+                _work(run, plain)
+            return run.record["metrics"].get(plain["monitor"])  # type: ignore[no-any-return]
+    finally:
+        if ended is not None:  # whatever its end: the table has a row for every run
+            write_row(folder, ended.record)
 
 
 def _work(run: Run, plain: dict[str, Any]) -> None:
@@ -186,6 +193,7 @@ def _describe(model: "nn.Module", plain: dict[str, Any]) -> dict[str, int]:
 def _test(run: Run, parts: Parts, plain: dict[str, Any]) -> None:
     """Scores the weights of the last epoch and of the best one on the test split."""
     from segsweep import cost, sharing
+    from segsweep.curves import ScoreCounts
 
     parts.trainer.strategy.barrier("trained")  # the first rank may still be writing what all read now
     lines = parts.history.lines()
@@ -197,6 +205,8 @@ def _test(run: Run, parts: Parts, plain: dict[str, Any]) -> None:
         last |= {key.replace("test_last/", "test/"): value for key, value in scores.items()}
     parts.best.restore(parts.task.model)
     parts.task.test_stage = "test"
+    if parts.board.pr_curves:
+        parts.task.score_counts = ScoreCounts(parts.data.spec.num_classes, parts.data.spec.ignore_index)
     scores = dict(parts.trainer.test(parts.task, datamodule=parts.data, verbose=False)[0])
     if last["epoch"] == best["epoch"]:
         last |= scores
@@ -236,10 +246,10 @@ def _leave(run: Run, parts: Parts) -> None:
 
 
 def _finish(run: Run, parts: Parts, plain: dict[str, Any]) -> None:
-    """Measures the cost, writes what the report reads, and the run's row in TensorBoard's HParams table."""
+    """Measures the cost, writes what the report reads, and what TensorBoard shows of the end of a run."""
     import numpy as np
 
-    from segsweep import callbacks, cost, panels, projector
+    from segsweep import board, cost, panels, projector
 
     task = parts.task.to(parts.trainer.strategy.root_device).eval()
     batches = parts.data.test_images(task.tested())
@@ -262,8 +272,8 @@ def _finish(run: Run, parts: Parts, plain: dict[str, Any]) -> None:
     )
     worst = [tested[i] for i in panels.worst_positions(counts.confusion, parts.data.spec)]
     panels.write_examples(run.folder / "test_examples", task, batches, worst)
-    projector.log_latents(parts.logger, task, batches)
-    callbacks.log_table_row(parts.logger, run.record, parts.trainer.global_step)
+    projector.log_latents(parts.logger, task, parts.data)
+    board.end(parts.logger, task, counts, parts.trainer.global_step)
     parts.logger.experiment.close()  # a sweep in one process would gather open files
     log.info("done: %s", shown(run.folder))
 

@@ -35,6 +35,10 @@ def _try_trainer(plain: dict[str, Any], defaults: Defaults) -> list[str]:
         return ["trainer.early_stopping is no pair of patience and threshold; leave both null to switch it off"]
     target = {"_target_": f"{callbacks.__name__}.early_stopping", **stopping}
     lines = list(check_node("trainer.early_stopping", target, {"monitor"}, defaults))
+    shows = node.get("tensorboard")
+    if not isinstance(shows, dict):
+        return [*lines, "trainer.tensorboard is no mapping; leave it out, or give pictures_every, pr_curves and graph"]
+    lines += check_node("trainer.tensorboard", {"_target_": "segsweep.board.Board", **shows}, set(), defaults)
     for key, allowed in _TRAINER_ALLOWED.items():
         if node.get(key) not in allowed:
             lines.append(f"trainer.{key}={shown(node.get(key))}: use {' or '.join(map(shown, allowed))}")

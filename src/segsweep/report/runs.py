@@ -11,9 +11,13 @@ from typing import Any
 from segsweep.run import flatten, read_record
 
 Record = dict[str, Any]
+RANK_BY = "test/miou"
 
 # Differences in these say nothing about a configuration: they are the seed, or derived from another key.
 _NOT_IN_NAMES = ("seed",)
+_NEEDED = ("choices", "config", "fingerprint_without_seed", "overrides", "seed", "started")
+# Of the data; the fingerprint is of its decoded content, but two ways to split or size it may share that.
+_DATA = ("split_sizes", "class_names", "size")
 
 
 @dataclass(frozen=True)
@@ -35,7 +39,7 @@ class Configuration:
 
     def values(self, key: str) -> list[float]:
         """One value for each completed run that has it; ``a/b`` names are metrics, dotted ones lead into the record."""
-        found = (run["metrics"].get(key) if "/" in key else _dig(run, key) for run in self.completed)
+        found = (run["metrics"].get(key) if "/" in key else dig(run, key) for run in self.completed)
         return [value for value in found if value is not None]
 
     def average(self, key: str) -> float | None:
@@ -110,22 +114,32 @@ def find_records(folders: Iterable[Path]) -> list[Record]:
         for file in found:
             record = read_record(file.parent)
             if record is not None:
+                _refuse_incomplete(file, record)
                 records[file.parent.resolve()] = {**record, "folder": str(file.parent)}
     return list(records.values())
 
 
-def compare(records: Iterable[Record], rank_by: str) -> list[Comparison]:
-    """Sorts records into comparisons and ranks the configurations of each by the mean of a metric, highest first."""
+def _refuse_incomplete(file: Path, record: Record) -> None:
+    missing = [key for key in _NEEDED if key not in record]
+    if missing:
+        raise ValueError(
+            f"{file}: the record lacks {', '.join(missing)}: another program or version wrote it. Leave the folder out"
+        )
+
+
+def compare(records: Iterable[Record]) -> list[Comparison]:
+    """Sorts records into comparisons and ranks the configurations of each by their mean test mIoU, highest first."""
     comparable: dict[tuple[Any, ...], list[Record]] = defaultdict(list)
     for record in records:
         data = record.get("data") or {}
-        comparable[(data.get("fingerprint"), record.get("metric_version"), _limited_test(record))].append(record)
+        facts = json.dumps([data.get(key) for key in _DATA])
+        comparable[(data.get("fingerprint"), facts, record.get("metric_version"), _limited_test(record))].append(record)
     # Runs that stopped before they read their data belong to the table of their sweep if there is only one.
     known = [key for key in comparable if key[0] is not None]
     for key in [key for key in comparable if key[0] is None]:
         if len(known) == 1:
             comparable[known[0]] += comparable.pop(key)
-    return [_comparison(group, rank_by) for group in comparable.values()]
+    return [_comparison(group) for group in comparable.values()]
 
 
 def group(records: Iterable[Record], besides: Iterable[str]) -> list[tuple[str, list[Record]]]:
@@ -147,18 +161,18 @@ def group(records: Iterable[Record], besides: Iterable[str]) -> list[tuple[str, 
     return list(zip(_names([runs[0] for runs in groups], ignored), groups, strict=True)) if groups else []
 
 
-def _comparison(records: list[Record], rank_by: str) -> Comparison:
+def _comparison(records: list[Record]) -> Comparison:
     same: dict[str, list[Record]] = defaultdict(list)
     for record in records:
         same[record["fingerprint_without_seed"]].append(record)
     names = _names([runs[0] for runs in same.values()])
     rows = [
-        Configuration(name, sorted(runs, key=lambda run: (run["seed"], run["started"])))
+        Configuration(name, sorted(runs, key=lambda run: (run["seed"], run["started"] or "")))
         for name, runs in zip(names, same.values(), strict=True)
     ]
 
     def rank(row: Configuration) -> float:
-        score = row.average(rank_by)
+        score = row.average(RANK_BY)
         return float("inf") if score is None else -score
 
     first = next((record for record in records if record.get("data")), {})
@@ -212,7 +226,8 @@ def _without_followers(keys: list[str], typed: list[set[str]]) -> list[str]:
     return by_hand or keys
 
 
-def _dig(record: Record, path: str) -> Any:
+def dig(record: Record, path: str) -> Any:
+    """What a dotted path leads to in a record, None if nothing."""
     value: Any = record
     for part in path.split("."):
         value = (value or {}).get(part)

@@ -1,11 +1,12 @@
 """One question of the report with its answer: a Markdown page, a CSV file and, if it has curves, a picture."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from rich.console import Console
 
 from segsweep.files import write_atomic
+from segsweep.report.charts.figure import Figure
 from segsweep.report.curve import Panel, draw
 from segsweep.report.table import Table, clean, csv_text
 
@@ -21,6 +22,7 @@ class Part:
         notes: how the numbers were made.
         panels: of the picture, if there is one.
         records: lines of the CSV file.
+        figures: that only the page shows.
     """
 
     title: str
@@ -29,6 +31,7 @@ class Part:
     notes: list[str]
     panels: list[Panel]
     records: list[tuple[str, ...]]
+    figures: list[Figure] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,14 @@ class Table:
         lines += [f"| {' | '.join(clean(cell) for cell in row)} |" for row in self.rows]
         return "\n".join(lines)
 
+    def tex(self) -> str:
+        """A ``tabular`` with the rules of the booktabs package, the title as a comment."""
+        sides = "".join("l" if name in self.words else "r" for name in self.header)
+        lines = [f"% {_printable(self.title)}", rf"\begin{{tabular}}{{{sides}}}", r"\toprule"]
+        lines += [" & ".join(map(_tex, self.header)) + r" \\", r"\midrule"]
+        lines += [" & ".join(map(_tex, row)) + r" \\" for row in self.rows]
+        return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", ""])
+
     def screen(self) -> ScreenTable:
         """For rich's console. Names, the first of the words, are what one looks for: they break only if very long."""
         table = ScreenTable(title=escape(self.title), title_justify="left")
@@ -62,7 +70,18 @@ def number(value: float | None, form: str) -> str:
 
 def clean(text: str) -> str:
     """Text from a record in Markdown: no cell borders, no tags, no control characters."""
-    return "".join(c for c in text if c.isprintable()).replace("|", "\\|").replace("<", "&lt;")
+    return _printable(text).replace("|", "\\|").replace("<", "&lt;")
+
+
+def _printable(text: str) -> str:
+    return "".join(c for c in text if c.isprintable())
+
+
+def _tex(text: str) -> str:
+    """Text from a record in LaTeX: every character that would command something stands for itself."""
+    special = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+    special |= {character: f"\\{character}" for character in "&%$#_{}"}
+    return "".join(special.get(character, character) for character in _printable(text))
 
 
 def _inert(cell: str) -> str:

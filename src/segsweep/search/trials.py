@@ -23,6 +23,7 @@ from segsweep.search.settings import values_of
 from segsweep.search.space import Dimension
 from segsweep.study import open_study
 from segsweep.sweep import Job, Outcome
+from segsweep.table import write_row
 
 log = logging.getLogger(__name__)
 
@@ -136,7 +137,9 @@ class Trials:
             log.info("%d paused trials are not among the best: pruned", len(self._paused))
         for number in sorted(self._paused):
             run = self._all()[number].user_attrs[RUN]
-            close_run(self.plan.folder / run["folder"], "pruned", None, {"fingerprint": run["fingerprint"]}, {})
+            folder = self.plan.folder / run["folder"]
+            if close_run(folder, "pruned", None, {"fingerprint": run["fingerprint"]}, {}):
+                write_row(folder, read_record(folder) or {})
             self._tell(run["fingerprint"], "pruned", {})
         self._paused.clear()
 
