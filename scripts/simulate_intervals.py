@@ -233,18 +233,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--num", type=int, default=2000, help="experiments for each number (default 2000)")
     num = parser.parse_args(arguments).num
-    sizes = [f"{seeds} x {blocks}" for seeds, blocks in SIZES]
+    header = ["", *(f"{seeds} x {blocks}" for seeds, blocks in SIZES)]
     for name, words in (("pair", "Difference of a pair"), ("both", "One score, seeds and images"),
                         ("images", "One score, images"), ("seeds", "One score, seeds")):  # fmt: skip
         print(f"\n{words}: % of {num:,} experiments in which the 95 % interval holds the truth; seeds x blocks\n")
-        _print_table(["", *sizes], [[w.name, *(f"{_coverage(w, num, *size)[name]:.1%}" for size in SIZES)]
+        _print_table(header, [[w.name, *(f"{_coverage(w, num, *size)[name]:.1%}" for size in SIZES)]
                                     for w in WORLDS])  # fmt: skip
-    print(f"\nFour equal configurations: % of {num:,} experiments in which any is called better or worse\n")
-    _print_table(
-        ["", *sizes], [[w.name, *(f"{false_claims(w, num, *size):.1%}" for size in SIZES)] for w in WORLDS[:-1]]
-    )
+    print(f"\nFour equal configurations: % of {2 * num:,} experiments in which any is called better or worse\n")
+    _print_table(header, [[w.name, *(f"{false_claims(w, 2 * num, *size):.1%}" for size in SIZES)] for w in WORLDS[:-1]])
     print(f"\nA true difference found, % of {num:,} experiments: paired, and unpaired (Welch)\n")
-    _print_table(["", *sizes], [[w.name, *("{:.0%}, {:.0%}".format(*found(w, num, *size)) for size in SIZES)]
+    _print_table(header, [[w.name, *("{:.0%}, {:.0%}".format(*found(w, num, *size)) for size in SIZES)]
                                 for w in WORLDS])  # fmt: skip
 
 
