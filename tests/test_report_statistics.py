@@ -277,7 +277,7 @@ def sweep(tmp_path):
 
 
 def judged(folder):
-    (comparison,) = compare(find_records([folder]), "test/miou")
+    (comparison,) = compare(find_records([folder]))
     return judge(comparison)
 
 
@@ -440,7 +440,7 @@ def datasets(tmp_path, num, **changes):
                 write_run(tmp_path / f"{number}{model}{seed}", skill - flip, seed, n=20, images=number, model=model,
                           data=data, choices={"model": model, "data": f"set{number}", "experiment": f"e{place}"},
                           **changes)  # fmt: skip
-    comparisons = compare(find_records([tmp_path]), "test/miou")
+    comparisons = compare(find_records([tmp_path]))
     return comparisons, [judge(comparison) for comparison in comparisons]
 
 
