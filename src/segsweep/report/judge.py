@@ -1,7 +1,6 @@
 """Judges the configurations of a comparison: who is better, how sure that is, and what would make it surer."""
 
 from collections.abc import Mapping
-from math import isfinite
 from statistics import mean
 
 import numpy as np
@@ -13,8 +12,8 @@ from segsweep.report.intervals import Interval, mean_interval
 from segsweep.report.judgement import Judgement, Standing
 from segsweep.report.pairs import Scored, compare_pairs, intervals
 from segsweep.report.pooled import influence, miou
-from segsweep.report.runs import Comparison, Configuration
-from segsweep.report.sample import METRIC, Sample, read_sample
+from segsweep.report.runs import Comparison
+from segsweep.report.sample import Sample, read_sample, scores_of
 
 Array = NDArray[np.float64]
 
@@ -31,7 +30,7 @@ def judge(comparison: Comparison) -> Judgement:
 
 def score(comparison: Comparison) -> tuple[list[Standing], list[Scored], Sample]:
     """Scores of the configurations with completed runs, best first, and the images that they were tested on."""
-    found = [(row, scores) for row in comparison.configurations if (scores := _scores(row))]
+    found = [(row, scores) for row in comparison.configurations if (scores := scores_of(row))]
     found.sort(key=lambda pair: -mean(pair[1].values()))
     sample = read_sample([row for row, _ in found])
     num_blocks = sample.blocks.num if sample.blocks else 0
@@ -42,11 +41,6 @@ def score(comparison: Comparison) -> tuple[list[Standing], list[Scored], Sample]
         rows.append(one)
         standings.append(Standing(row, mean_interval(list(scores.values())), *_over_images(one)))
     return standings, rows, sample
-
-
-def _scores(row: Configuration) -> dict[int, float]:
-    found = {run["seed"]: run["metrics"].get(METRIC) for run in row.completed}
-    return {seed: float(value) for seed, value in found.items() if value is not None and isfinite(value)}
 
 
 def _scored(name: str, scores: dict[int, float], counts: Mapping[int, Array], weights: Array | None) -> Scored:
