@@ -148,6 +148,8 @@ def test_runs_still_going_and_failed_ones(tmp_path, page):
     assert "No run has finished yet: 1 failed (oom), 1 running." in tree.text
     assert "out of memory" in tree.text
     assert "epoch 2, step 70" in tree.text
+    assert "running epoch 2 " in tree.text
+    assert "1 run each." in tree.text
     assert "Learning curves" in tree.text
     assert "Who is better" not in tree.text
 

@@ -87,13 +87,14 @@ class Command:
         """Sends SIGKILL to the whole group, or to the command alone, whose children then have to end by themselves.
 
         Returns:
-            Processes that the command has started and that are alive five seconds later, in whatever group; they are
-            killed now.
+            Processes that the command has started and that are alive later, in whatever group: five seconds after a
+            kill of the group, a minute after one of the command alone, since a process that was just importing ends
+            when that is done. They are killed now.
         """
         send: Callable[[int, int], None] = os.kill if alone else os.killpg
         send(self._process.pid, signal.SIGKILL)
         self._process.wait()
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + (60 if alone else 5)
         while (alive := list(_marked(self.mark))) and time.monotonic() < deadline:
             time.sleep(0.02)
         for pid in alive:

@@ -116,7 +116,8 @@ def _jobs(
         taken.add(run)
         overrides = tuple(one.overrides.values())
         config, choices = one.job.config, one.job.choices
-        jobs.append(Job(index, run, overrides, config, choices, verdict.fingerprint, verdict.kind))
+        identity = (verdict.fingerprint, verdict.kind, verdict.config or {})
+        jobs.append(Job(index, run, overrides, config, choices, *identity))
     return tuple(jobs)
 
 

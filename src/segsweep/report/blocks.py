@@ -46,18 +46,18 @@ def blocks_of(groups: NDArray[np.str_]) -> Blocks:
     kinds, of_image, sizes = np.unique(groups, return_inverse=True, return_counts=True)
     n = len(groups)
     if len(kinds) == n:
-        return Blocks(*_stretches(np.arange(n), _size(n), "neighbouring images"))
+        return Blocks(*_stretches(np.arange(n), _size(n)))
     if len(kinds) >= NUM_GROUPS:
         first_seen = np.unique(groups, return_index=True)[1].argsort().argsort()
-        return Blocks(first_seen[of_image], f"{len(kinds)} groups of {_range(sizes)} images")
+        return Blocks(first_seen[of_image], f"{len(kinds)} groups of {_range(sizes, 'image')}")
     result, num = np.empty(n, np.int64), 0
     for kind in range(len(kinds)):
         members = np.flatnonzero(of_image == kind)
-        result[members] = num + _stretches(members, _size(n), "")[0]
+        result[members] = num + _stretches(members, _size(n))[0]
         num = int(result[members].max()) + 1
     sizes = np.bincount(result)
     one = "one group" if len(kinds) == 1 else f"each of {len(kinds)} groups"
-    return Blocks(result, f"{num} blocks of {_range(sizes)} neighbouring images within {one}")
+    return Blocks(result, f"{num} blocks of {_range(sizes, 'neighbouring image')} within {one}")
 
 
 def _size(n: int) -> int:
@@ -65,13 +65,14 @@ def _size(n: int) -> int:
     return max(1, min(BLOCK_SIZE, n // NUM_BLOCKS))
 
 
-def _stretches(members: NDArray[np.int64], size: int, kind: str) -> tuple[NDArray[np.int64], str]:
+def _stretches(members: NDArray[np.int64], size: int) -> tuple[NDArray[np.int64], str]:
     """Stretches of members, of sizes that differ by one at most."""
     num = -(-len(members) // size)
     of_member = np.arange(len(members)) * num // len(members)
-    return of_member, f"{num} blocks of {_range(np.bincount(of_member))} {kind}"
+    kind = "neighbouring image" if size > 1 else "image"
+    return of_member, f"{num} blocks of {_range(np.bincount(of_member), kind)}"
 
 
-def _range(sizes: NDArray[np.int64]) -> str:
+def _range(sizes: NDArray[np.int64], kind: str) -> str:
     low, high = int(sizes.min()), int(sizes.max())
-    return str(low) if low == high else f"{low} to {high}"
+    return f"{low} to {high} {kind}s" if low < high else f"{low} {kind}s" if low > 1 else f"one {kind}"

@@ -12,11 +12,10 @@ from segsweep.files import write_atomic
 from segsweep.report.board import write_board
 from segsweep.report.comparability import refuse
 from segsweep.report.compression import compression
-from segsweep.report.judge import judge
 from segsweep.report.judgement import Judgement
 from segsweep.report.label_efficiency import label_efficiency
-from segsweep.report.leaderboard import csv_page, json_page, markdown_page, notes, reconstruction, screen, tex_page
-from segsweep.report.page import write_page
+from segsweep.report.leaderboard import csv_page, how_alike, json_page, markdown_page, notes, screen, tex_page
+from segsweep.report.page.write import write_page
 from segsweep.report.readout import readout
 from segsweep.report.reproduce import caveats, command
 from segsweep.report.runs import Comparison, compare, find_records
@@ -41,6 +40,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _report(options: argparse.Namespace) -> None:
+    from segsweep.report.judge import judge  # here, because --help and --command need no numpy
+
     comparisons = compare(find_records(options.folders))
     if options.strict:
         refuse(comparisons)
@@ -82,10 +83,9 @@ def write_report(
     }
     for name, text in pages.items():
         write_atomic(out / name, text.encode())
+    write_page(comparisons, judgements, out, sections, [how_alike(*pair) for pair in judged])
     for section in sections:
         section.write(out)
-    terms = [[f"reconstruction term: {text}" for text in reconstruction(comparison)] for comparison in comparisons]
-    write_page(comparisons, judgements, out, sections, terms)
     write_board(comparisons, markdown_page(judged, []), out)
 
 

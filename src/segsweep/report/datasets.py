@@ -88,12 +88,13 @@ def over_datasets(comparisons: Sequence[Comparison], judgements: Sequence[Judgem
     shared = set.intersection(*(set(own) for own in found)) if found else set()
     if len(names) < 2 or len(shared) < 2:
         return None
-    for name, own in zip(names, found, strict=True):
-        left_out += [f"{text} on {name}: not on every dataset" for key, (text, _) in own.items() if key not in shared]
+    for name, there in zip(names, found, strict=True):
+        left_out += [f"{text} on {name}: not on every dataset" for key, (text, _) in there.items() if key not in shared]
     titles = _titles(sorted(shared))
-    order = sorted(titles, key=lambda key: (-mean(own[key][1] for own in found), titles[key]))
-    scores = {titles[key]: {name: own[key][1] for name, own in zip(names, found, strict=True)} for key in order}
-    across = _across(order, titles, dict(zip(names, found, strict=True)), [judgement for _, judgement in whole])
+    order = sorted(titles, key=lambda key: (-mean(there[key][1] for there in found), titles[key]))
+    by_name = dict(zip(names, found, strict=True))
+    scores = {titles[key]: {name: there[key][1] for name, there in by_name.items()} for key in order}
+    across = _across(order, titles, by_name, [judgement for _, judgement in whole])
     ranks = rank(scores) if len(names) >= MIN_DATASETS else None
     return Datasets(names, scores, across, ranks, left_out)
 

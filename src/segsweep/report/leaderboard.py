@@ -54,7 +54,7 @@ def how_alike(comparison: Comparison, judgement: Judgement) -> list[str]:
         f"{'not alike' if difference.is_unfair else 'also differs'}: {difference.what}: {difference.text}"
         for difference in differences(comparison)
     ]
-    lines += [f"reconstruction term: {text}" for text in reconstruction(comparison)]
+    lines += [f"reconstruction term: {text}" for text in _reconstruction(comparison)]
     return [*lines, *judgement.notes]
 
 
@@ -288,7 +288,7 @@ def _state(row: Configuration) -> str:
     return ", ".join(f"{num} {what}" for what, num in others.items()) or "completed"
 
 
-def reconstruction(comparison: Comparison) -> list[str]:
+def _reconstruction(comparison: Comparison) -> list[str]:
     """Configurations that minimise a reconstruction term beside the segmentation loss."""
     return [
         f"{row.name} (factor {_reconstruction_factor(row.completed[0]['config'])})"

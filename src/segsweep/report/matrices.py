@@ -35,7 +35,7 @@ def read_matrices(folder: Path) -> Matrices:
     """
     file = folder / FILE
     try:
-        with np.load(file, allow_pickle=False) as arrays:
+        with file.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
             confusion, names = arrays["confusion"], _strings(arrays.zip.read("names.npy"))
             groups = _strings(arrays.zip.read("groups.npy")) if "groups" in arrays else names
     except FileNotFoundError:

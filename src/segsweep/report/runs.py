@@ -15,6 +15,7 @@ RANK_BY = "test/miou"
 
 # Differences in these say nothing about a configuration: they are the seed, or derived from another key.
 _NOT_IN_NAMES = ("seed",)
+_NEEDED = ("choices", "config", "fingerprint_without_seed", "overrides", "seed", "started")
 # Of the data; the fingerprint is of its decoded content, but two ways to split or size it may share that.
 _DATA = ("split_sizes", "class_names", "size")
 
@@ -113,8 +114,17 @@ def find_records(folders: Iterable[Path]) -> list[Record]:
         for file in found:
             record = read_record(file.parent)
             if record is not None:
+                _refuse_incomplete(file, record)
                 records[file.parent.resolve()] = {**record, "folder": str(file.parent)}
     return list(records.values())
+
+
+def _refuse_incomplete(file: Path, record: Record) -> None:
+    missing = [key for key in _NEEDED if key not in record]
+    if missing:
+        raise ValueError(
+            f"{file}: the record lacks {', '.join(missing)}: another program or version wrote it. Leave the folder out"
+        )
 
 
 def compare(records: Iterable[Record]) -> list[Comparison]:
@@ -157,7 +167,7 @@ def _comparison(records: list[Record]) -> Comparison:
         same[record["fingerprint_without_seed"]].append(record)
     names = _names([runs[0] for runs in same.values()])
     rows = [
-        Configuration(name, sorted(runs, key=lambda run: (run["seed"], run["started"])))
+        Configuration(name, sorted(runs, key=lambda run: (run["seed"], run["started"] or "")))
         for name, runs in zip(names, same.values(), strict=True)
     ]
 

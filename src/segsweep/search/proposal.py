@@ -118,6 +118,7 @@ def make_job(one: Draft, verdict: Verdict, folder: Path, trial: int, params: Map
         choices=one.job.choices,
         fingerprint=verdict.fingerprint,
         kind=verdict.kind,
+        identity=verdict.config or {},
     )
 
 

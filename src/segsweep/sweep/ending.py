@@ -62,12 +62,24 @@ def judge(job: Job, before: bytes | None, end: End, sweep: str | None) -> Outcom
         return Outcome(job, record["status"], value=_value(record))  # it was finished already
     status, (kind, message) = _explain(end)
     error = {"class": kind, "message": message}
-    overrides = redact_overrides(job.overrides)
-    started = {"fingerprint": job.fingerprint, "choices": job.choices, "overrides": overrides, "sweep": sweep}
     has_begun = own or record or status == "failed"  # a job that was stopped before leaves no record
-    if has_begun and close_run(job.folder, status, error, started, end.facts):
+    if has_begun and close_run(job.folder, status, error, _identity(job, sweep), end.facts):
         write_row(job.folder, {"config": job.config, **_readable(job.folder)})
     return Outcome(job, status, error)
+
+
+def _identity(job: Job, sweep: str | None) -> dict[str, Any]:
+    """What the record of a run that never began says of it, so that reports can tell which one it was."""
+    return {
+        "fingerprint": job.fingerprint,
+        "fingerprint_without_seed": job.kind,
+        "config": job.identity,
+        **{key: job.identity.get(key) for key in ("seed", "monitor")},
+        "family": (job.identity.get("model") or {}).get("family"),
+        "choices": job.choices,
+        "overrides": redact_overrides(job.overrides),
+        "sweep": sweep,
+    }
 
 
 def outcome_of(job: Job) -> Outcome:

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -31,6 +31,7 @@ class Job:
         choices: option of each config group.
         fingerprint: identity of the run, as its record will have it.
         kind: identity without the seed; jobs of one kind take the same time and memory.
+        identity: what the fingerprint is made of, secrets redacted, as its record will have it under ``config``.
     """
 
     index: int
@@ -40,6 +41,7 @@ class Job:
     choices: dict[str, str]
     fingerprint: str
     kind: str
+    identity: dict[str, Any] = field(default_factory=dict)
 
     @property
     def name(self) -> str:

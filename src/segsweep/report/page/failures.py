@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from segsweep.report.charts.plot import Mark
+from segsweep.report.page.learning import read_history
 from segsweep.report.page.wording import run_state
 from segsweep.report.runs import Comparison, Record
 
@@ -37,6 +38,8 @@ def failures(comparison: Comparison, marks: Mapping[str, Mark]) -> tuple[list[Fa
 def _failure(run: Record, mark: Mark) -> Failure:
     error = run.get("error") or {}
     reached = [f"{what} {run[key]:,}" for key, what in (("epochs", "epoch"), ("steps", "step")) if run.get(key)]
+    if not reached and (history := read_history(Path(run["folder"]))):  # a run that goes on has no such fields yet
+        reached = [f"epoch {max(history)}"]
     return Failure(
         mark.name,
         mark.label,

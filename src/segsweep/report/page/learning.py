@@ -34,7 +34,9 @@ def learning_curves(comparison: Comparison, marks: Mapping[str, Mark]) -> list[F
     for key, (name, y_name, limits) in _METRICS.items():
         lines = {row: points for row, history in histories.items() if (points := _points(history, key))}
         if lines:
-            figures.append(_figure(comparison, key, name, Axis(y_name, [], limits=limits), lines, marks))
+            counts = [len(histories[row]) for row in lines]
+            caption = _caption(counts, len(rows))
+            figures.append(_figure(comparison, key, name, Axis(y_name, [], limits=limits), lines, marks, caption))
     return figures
 
 
@@ -45,6 +47,7 @@ def _figure(
     y: Axis,
     lines: Mapping[str, list[tuple[int, float, float, float]]],
     marks: Mapping[str, Mark],
+    caption: str,
 ) -> Figure:
     epochs = [epoch for points in lines.values() for epoch, *_ in points]
     values = [value for points in lines.values() for _, *rest in points for value in rest]
@@ -64,18 +67,15 @@ def _figure(
                 plot.point(
                     mark, epoch, value, f"{row}, epoch {epoch}: {value:.4f} ({low:.4f} to {high:.4f})", kind="dot"
                 )
-    return Figure(name, plot.render(f"{name} by epoch of {len(lines)} configurations"), _caption(comparison, lines))
+    return Figure(name, plot.render(f"{name} by epoch of {len(lines)} configurations"), caption)
 
 
-def _caption(comparison: Comparison, lines: Mapping[str, object]) -> str:
-    shown = [row for row in comparison.configurations if row.name in lines]
-    seeds = sorted({len(row.runs) for row in shown})
-    spread = f"{seeds[0]} to {seeds[-1]}" if len(seeds) > 1 else str(seeds[0])
-    runs = "run" if spread == "1" else "runs"
-    band = "" if seeds[-1] == 1 else "; line: mean, band: lowest to highest run"
-    num = len(comparison.configurations)
-    left_out = f" The best {len(shown)} of {num} configurations." if len(shown) < num else ""
-    return f"{spread} {runs} each{band}.{left_out}"
+def _caption(num_runs: list[int], num_configurations: int) -> str:
+    low, high = min(num_runs), max(num_runs)
+    each = f"{low} run{'' if low == 1 else 's'} each" if low == high else f"{low} to {high} runs each"
+    band = "" if high == 1 else "; line: mean, band: lowest to highest run"
+    left_out = f" The best {len(num_runs)} of {num_configurations} configurations."
+    return f"{each}{band}.{left_out if len(num_runs) < num_configurations else ''}"
 
 
 def _history(row: Configuration) -> History:

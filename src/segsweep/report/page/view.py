@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 from segsweep.report.charts.figure import Figure
 from segsweep.report.charts.plot import Mark
-from segsweep.report.comparability import Difference, differences
 from segsweep.report.judgement import Judgement
 from segsweep.report.page.board import Row, badge, board
 from segsweep.report.page.classes import MOST_ROWS, HeatRow, class_names, class_rows, confusions
@@ -48,7 +47,6 @@ class View:
     headline: str
     sentences: list[str]
     floors: list[Fact]
-    differences: list[Difference]
     notes: list[str]
     board: list[Row]
     curves: list[Figure]
@@ -101,8 +99,7 @@ def view(
         headline,
         sentences,
         _floors(comparison),
-        differences(comparison),
-        [*judgement.notes, *notes],
+        list(notes),
         board(comparison, standings, marks),
         learning_curves(comparison, marks),
         pair_matrix(judgement, marks),

@@ -34,14 +34,14 @@ def write_page(
         judgements: one for each comparison.
         out: folder of the report.
         sections: further questions with their answers.
-        notes: for each comparison further lines on how far its runs may be compared; none: no such lines.
+        notes: for each comparison lines on how far its runs may be compared; none: no such lines.
     """
     marks = roster(comparisons)
-    budget = Budget(_PICTURE_BYTES)
+    share = _PICTURE_BYTES // max(1, len(comparisons))  # no dataset takes the room of another
     names = _told_apart([comparison.name for comparison in comparisons])
     lines = notes or [()] * len(comparisons)
     views = [
-        view(f"d{number}", names[number - 1], comparison, judgement, each, marks, budget)
+        view(f"d{number}", names[number - 1], comparison, judgement, each, marks, Budget(share))
         for number, (comparison, judgement, each) in enumerate(
             zip(comparisons, judgements, lines, strict=True), start=1
         )
