@@ -231,6 +231,12 @@ def test_a_large_image_costs_no_more_than_a_small_one():
     assert counts.compute().sum() <= 2**14
 
 
+def test_probabilities_that_are_no_numbers_count_as_none():
+    counts = ScoreCounts(2, 255)
+    counts.update(torch.full((1, 2, 3, 3), torch.nan), torch.zeros(1, 3, 3, dtype=torch.int64))
+    assert counts.compute()[:, :, 0].tolist() == [[0, 9], [9, 0]]
+
+
 def test_every_class_of_the_test_has_a_curve(start):
     folder = start("run", *SMALL)
     events = read(folder)
