@@ -39,7 +39,7 @@ def score(comparison: Comparison) -> tuple[list[Standing], list[Scored], Sample]
     for (row, scores), counts in zip(found, sample.counts, strict=True):
         one = _scored(row.name, scores, counts, weights)
         rows.append(one)
-        standings.append(Standing(row, mean_interval(list(scores.values())), *_over_images(one)))
+        standings.append(Standing(row, _of_scores(mean_interval(list(scores.values()))), *_over_images(one)))
     return standings, rows, sample
 
 
@@ -61,8 +61,14 @@ def _over_images(one: Scored) -> tuple[Interval | None, Interval | None]:
         return None, None
     values = np.stack(list(one.values.values()))
     of_block = values.mean(axis=0)[None]
-    images = intervals(of_block.mean(axis=1), over_blocks(of_block), len(values[0]))[0]
+    images = _of_scores(intervals(of_block.mean(axis=1), over_blocks(of_block), len(values[0]))[0])
     if len(values) == 1:
         return images, None
     layout = crossed(values[None])
-    return images, intervals(layout.mean, layout.spread(), len(values))[0]
+    return images, _of_scores(intervals(layout.mean, layout.spread(), len(values))[0])
+
+
+def _of_scores(interval: Interval) -> Interval:
+    """Scores lie between 0 and 1, and so do the ends of their intervals."""
+    low, high = interval.low, interval.high
+    return interval._replace(low=low and max(low, 0.0), high=high and min(high, 1.0))
