@@ -19,7 +19,7 @@ IMAGES = f"(() => {{ {FIND} return find('img').filter(e => e.naturalWidth > 300)
 SHOTS = (
     ("tensorboard.png", "images&tagFilter=val%2Fpredictions", 1400, 900, IMAGES),
     ("hparams.png", "hparams", 1500, 560, f"{TEXT}.includes('best test mIoU')"),
-    ("custom_scalars.png", "custom_scalars", 1400, 900, f"{TEXT}.includes('Training and validation')"),
+    ("custom_scalars.png", "custom_scalars", 1400, 730, f"{TEXT}.includes('Training and validation')"),
     ("projector.png", "projector", 1400, 900, f"{TEXT}.includes('Dimension:')"),
 )
 
