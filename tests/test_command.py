@@ -11,12 +11,13 @@ from omegaconf import OmegaConf
 
 from segsweep import command
 from segsweep.check import mistakes
+from segsweep.config import job_part
 from tests.conftest import options
 
 
 def value_mistakes(composer, *overrides):
     cfg = composer(*overrides, hydra=True)
-    return mistakes(command._job_config(cfg), cfg.hydra.runtime.choices)
+    return mistakes(job_part(cfg), cfg.hydra.runtime.choices)
 
 
 def run(*arguments, cwd=None, module="segsweep"):

@@ -48,15 +48,15 @@ def test_every_option_passes_the_check(group, composer):
 
 
 def _job(cfg):
-    from segsweep.command import _job_config
+    from segsweep.config import job_part
 
-    return _job_config(cfg)
+    return job_part(cfg)
 
 
 def test_the_trainer_lists_every_argument_of_lightning(composer):
     arguments = inspect.signature(pl.Trainer).parameters
     passed = {"logger", "callbacks", "plugins", "default_root_dir"}
-    own = {"_target_", "early_stopping", "checkpoint_every_steps", "on_oom"}
+    own = {"_target_", "early_stopping", "tensorboard", "checkpoint_every_steps", "on_oom"}
     listed = composer().trainer
     assert set(listed) - own == set(arguments) - passed
     ours = {"accelerator", "devices", "precision", "max_epochs", "num_sanity_val_steps", "enable_model_summary"}

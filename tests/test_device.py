@@ -4,6 +4,8 @@ import pytest
 import torch
 
 from segsweep import config, counting
+from segsweep.curves import ScoreCounts
+from segsweep.guard import UpdateGuard
 from segsweep.types import SegmenterOutput
 from tests.conftest import batch_of, loss_overrides, options
 
@@ -43,3 +45,31 @@ def test_counting_does_not_wait_for_the_device(example, count):
     counts = count(prediction, mask, 11, IGNORED)
     torch.cuda.set_sync_debug_mode("default")
     assert torch.equal(counts.cpu(), expected)
+
+
+@pytest.mark.usefixtures("_no_waiting")
+def test_counting_probabilities_does_not_wait_for_the_device(example):
+    logits, mask = example
+    here, there = ScoreCounts(11, IGNORED), ScoreCounts(11, IGNORED).cuda()
+    here.update(logits, mask)
+    logits, mask = logits.cuda(), mask.cuda()
+    torch.cuda.set_sync_debug_mode("error")
+    there.update(logits, mask)
+    torch.cuda.set_sync_debug_mode("default")
+    assert abs(there.compute() - here.compute()).sum() <= 4  # a probability may be rounded into the next bin
+
+
+@pytest.mark.usefixtures("_no_waiting")
+def test_the_norm_of_a_gradient_does_not_wait_for_the_device():
+    weight = torch.nn.Parameter(torch.ones(3, device="cuda"))
+    weight.grad = torch.full_like(weight, 2.0)
+    optimizer = torch.optim.SGD([weight], lr=0.1)
+    guard = UpdateGuard(str, looks_at_once=False)
+    loss, images = torch.ones((), device="cuda"), torch.arange(2, device="cuda")
+    torch.cuda.set_sync_debug_mode("error")
+    for step in range(3):
+        guard.see({"total": loss}, images, 0, step)
+        guard.before_update(optimizer, 0, step, is_scaled=False)
+    torch.cuda.set_sync_debug_mode("default")
+    norms = guard.take_norms()
+    assert norms == pytest.approx({"grad_norm": 12**0.5, "grad_norm_max": 12**0.5})

@@ -3,6 +3,7 @@
 import importlib.util
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from math import sqrt
 from pathlib import Path
@@ -20,7 +21,7 @@ from segsweep.report.datasets import over_datasets
 from segsweep.report.intervals import Interval
 from segsweep.report.judge import judge
 from segsweep.report.judgement import Verdict
-from segsweep.report.pairs import decide
+from segsweep.report.pairs import Scored, compare_pairs, decide
 from segsweep.report.pooled import influence, margins, miou
 from segsweep.report.ranks import critical_difference, rank
 from segsweep.report.resampling import draw, scores
@@ -168,7 +169,7 @@ def test_if_seeds_do_nothing_the_blocks_decide():
     by_block = np.random.default_rng(4).random(30)
     error, freedom, *_ = crossed(np.repeat(by_block[None], 5, axis=0)).spread()
     assert float(error) == pytest.approx(by_block.std(ddof=1) / sqrt(30))
-    assert float(freedom) == pytest.approx(29)
+    assert float(freedom) == pytest.approx(0.8 * 29)  # a fifth less than those of the blocks
 
 
 def test_a_constant_difference_is_certain():
@@ -277,7 +278,7 @@ def sweep(tmp_path):
 
 
 def judged(folder):
-    (comparison,) = compare(find_records([folder]), "test/miou")
+    (comparison,) = compare(find_records([folder]))
     return judge(comparison)
 
 
@@ -427,6 +428,20 @@ def test_nothing_heavy_is_imported():
     assert result.stdout.strip() == "set()"
 
 
+def test_runs_without_a_score_are_left_out(sweep):
+    write_record(sweep / "nan", float("nan"), seed=7, model="good")
+    write_record(sweep / "none", None, seed=8, model="good")
+    found = judged(sweep)
+    assert found.notes == ()
+    assert pair_of(found, "good", "poor").num_seeds == 5
+
+
+def test_few_groups_are_a_caveat(tmp_path):
+    for seed in range(2):
+        write_run(tmp_path / str(seed), 0.9, seed, groups=["video"] * 60)
+    assert judged(tmp_path).notes == ("blocks of one group are taken for independent: intervals may be too short",)
+
+
 # Several datasets
 
 
@@ -440,7 +455,7 @@ def datasets(tmp_path, num, **changes):
                 write_run(tmp_path / f"{number}{model}{seed}", skill - flip, seed, n=20, images=number, model=model,
                           data=data, choices={"model": model, "data": f"set{number}", "experiment": f"e{place}"},
                           **changes)  # fmt: skip
-    comparisons = compare(find_records([tmp_path]), "test/miou")
+    comparisons = compare(find_records([tmp_path]))
     return comparisons, [judge(comparison) for comparison in comparisons]
 
 
@@ -492,14 +507,37 @@ def test_equal_configurations_are_rarely_called_different(simulation):
 
 def test_pairing_finds_more(simulation):
     paired, unpaired = simulation.found(simulation.WORLDS[0], 200, 10, 30)
-    assert paired > unpaired + 0.1
+    assert paired > unpaired + 0.2
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("size", [(5, 30), (10, 30), (5, 100), (10, 100)])
 def test_coverage_in_every_world(simulation, size):
     for world in simulation.WORLDS:
-        assert 0.93 <= simulation.coverage(world, 1000, *size)["pair"] <= 0.97, world
-        assert simulation.false_claims(world, 1000, *size) <= 0.05, world
-        paired, unpaired = simulation.found(world, 1000, *size)
-        assert paired >= unpaired, world
+        shares = simulation.coverage(world, 2000, *size)  # the numbers in docs/statistics.md
+        # Where neither seeds nor blocks differ alone the interval is too wide, and pairing takes nothing out.
+        is_corner = world.name.startswith("neither")
+        assert all(0.93 <= share <= (0.975 if is_corner else 0.97) for share in shares.values()), (world, shares)
+        assert simulation.false_claims(world, 4000, *size) <= 0.05, world
+        paired, unpaired = simulation.found(world, 2000, *size)
+        assert paired >= unpaired - (0.03 if is_corner else 0), world
+
+
+@pytest.mark.slow
+def test_two_hundred_configurations_take_seconds():
+    rng, seeds = np.random.default_rng(0), range(5)
+    rows = [
+        Scored(
+            f"{i:03}",
+            dict.fromkeys(seeds, 0.7),
+            {seed: rng.normal(0.7, 0.1, 31) for seed in seeds},
+            {seed: rng.normal(0.7, 0.1, 31) for seed in seeds},
+            {seed: rng.normal(0.7, 0.02, 1000).astype(np.float32) for seed in seeds},
+        )
+        for i in range(200)
+    ]
+    began = time.process_time()
+    pairs = compare_pairs(rows)
+    assert time.process_time() - began < 6
+    assert len(pairs) == 19900
+    assert [(pair.first, pair.second) for pair in pairs[:2]] == [("000", "001"), ("000", "002")]

@@ -16,6 +16,7 @@ from tensorboard.util.tensor_util import make_ndarray
 from segsweep.board import Board
 from segsweep.confusion import confusion_picture
 from segsweep.curves import NUM_THRESHOLDS, ScoreCounts, curve
+from segsweep.guard import UpdateGuard
 from segsweep.layout import layout
 from segsweep.run import read_record
 from segsweep.table import hyperparameters, write_row
@@ -135,6 +136,21 @@ def test_the_norm_is_that_before_clipping(start):
     assert free.Scalars("train/grad_norm")[0].value > 1e-3
 
 
+def test_norms_of_scaled_gradients_are_those_of_the_loss_and_infinite_ones_are_left_out():
+    weight = torch.nn.Parameter(torch.ones(4))
+    optimizer = torch.optim.SGD([weight], lr=0.1)
+    guard = UpdateGuard(str, looks_at_once=False)
+    for step, value in enumerate((8.0, float("inf"), 16.0)):
+        weight.grad = torch.full_like(weight, value)
+        guard.see({"total": torch.ones(())}, torch.arange(1), 0, step)
+        guard.before_update(optimizer, 0, step, is_scaled=True, scale=torch.tensor(4.0))
+        if step == 1:  # as at a checkpoint
+            before, guard = guard.norms, UpdateGuard(str, looks_at_once=False)
+            guard.take_up(before, torch.device("cpu"))
+    assert guard.take_norms() == {"grad_norm": 6.0, "grad_norm_max": 8.0}
+    assert guard.take_norms() == {}
+
+
 @pytest.mark.parametrize("every", [pytest.param(None, marks=pytest.mark.slow), 1])
 def test_nothing_doubles_or_is_lost_where_a_run_was_stopped(start, monkeypatch, tmp_path, every):
     """Killed within the second of three epochs; with checkpoints within epochs, and without."""
@@ -213,6 +229,12 @@ def test_a_large_image_costs_no_more_than_a_small_one():
     counts = ScoreCounts(2, 255)
     counts.update(torch.zeros(1, 2, 512, 512), torch.zeros(1, 512, 512, dtype=torch.int64))
     assert counts.compute().sum() <= 2**14
+
+
+def test_probabilities_that_are_no_numbers_count_as_none():
+    counts = ScoreCounts(2, 255)
+    counts.update(torch.full((1, 2, 3, 3), torch.nan), torch.zeros(1, 3, 3, dtype=torch.int64))
+    assert counts.compute()[:, :, 0].tolist() == [[0, 9], [9, 0]]
 
 
 def test_every_class_of_the_test_has_a_curve(start):

@@ -31,9 +31,10 @@ def sweep(composer, tmp_path_factory):
     folder = tmp_path_factory.mktemp("sweep")
     patch = pytest.MonkeyPatch()
     patch.setattr("segsweep.cost._INFERENCE_S", 0.02)
-    with pytest.MonkeyPatch.context() as stop, pytest.raises(SystemExit):
+    with pytest.MonkeyPatch.context() as stop:
         stop.setattr(Task, "on_train_batch_start", _stop_within_the_last_epoch)
-        _train(composer, folder / RUNS[0], "unet", "seed=0", *FAMILIES["unet"])
+        with pytest.raises(SystemExit):
+            _train(composer, folder / RUNS[0], "unet", "seed=0", *FAMILIES["unet"])
     for model, overrides in FAMILIES.items():
         for seed in (0, 1):
             _train(composer, folder / f"model={model},seed={seed}", model, f"seed={seed}", *overrides)
@@ -138,10 +139,8 @@ def test_the_charts_pair_training_and_validation(address):
 def test_a_run_that_was_continued_has_no_point_twice(address):
     scalars = ask(f"{address}/data/plugin/scalars/tags")
     for tag in scalars[RUNS[0]]:
-        steps = [
-            [point[1] for point in ask(f"{address}/data/plugin/scalars/scalars", run=run, tag=tag)] for run in RUNS
-        ]
-        assert steps[0] == steps[1], tag
+        curves = [ask(f"{address}/data/plugin/scalars/scalars", run=run, tag=tag) for run in RUNS[:2]]
+        assert len({tuple(point[1] for point in curve) for curve in curves}) == 1, tag
     pictures = ask(f"{address}/data/plugin/images/images", run=RUNS[0], tag="val/predictions", sample=0)
     assert [picture["step"] for picture in pictures] == [2, 5]
 

@@ -50,7 +50,8 @@ class ScoreCounts(Metric):
         """Adds a batch: logits (N, K, H, W) at the size of the mask (N, H, W)."""
         classes, bins = self.num_classes, NUM_THRESHOLDS
         step = -(-classes * mask[0].numel() // _SCORES_PER_IMAGE)
-        score = logits.flatten(2)[:, :, ::step].float().softmax(dim=1)
+        # A model on its way to a NaN loss still is tested.
+        score = logits.flatten(2)[:, :, ::step].float().softmax(dim=1).nan_to_num_(0.0)
         truth = mask.flatten(1)[:, None, ::step]
         number = torch.arange(classes, device=mask.device).view(1, -1, 1)
         cell = (score * (bins - 1)).int() + (2 * number + (truth == number)) * bins

@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 NUM_BLOCKS = 30  # at least, where there are as many images: an interval over fewer is wide and less exact
 BLOCK_SIZE = 20  # images at most: neighbouring frames of a video look alike for about as long
+FEW_BLOCKS = 12  # the smallest number for which intervals were tried out
 NUM_GROUPS = 10  # with fewer, groups are cut into blocks: of two videos no interval could be told
 
 
@@ -16,10 +17,12 @@ class Blocks(NamedTuple):
     Attributes:
         of_image: (n,) int64, 0 to one less than the number of blocks.
         text: in words.
+        caveats: why intervals over these blocks may be less exact than others.
     """
 
     of_image: NDArray[np.int64]
     text: str
+    caveats: tuple[str, ...] = ()
 
     @property
     def num(self) -> int:
@@ -46,10 +49,10 @@ def blocks_of(groups: NDArray[np.str_]) -> Blocks:
     kinds, of_image, sizes = np.unique(groups, return_inverse=True, return_counts=True)
     n = len(groups)
     if len(kinds) == n:
-        return Blocks(*_stretches(np.arange(n), _size(n)))
+        return _checked(*_stretches(np.arange(n), _size(n)))
     if len(kinds) >= NUM_GROUPS:
         first_seen = np.unique(groups, return_index=True)[1].argsort().argsort()
-        return Blocks(first_seen[of_image], f"{len(kinds)} groups of {_range(sizes, 'image')}")
+        return _checked(first_seen[of_image], f"{len(kinds)} groups of {_range(sizes, 'image')}")
     result, num = np.empty(n, np.int64), 0
     for kind in range(len(kinds)):
         members = np.flatnonzero(of_image == kind)
@@ -57,7 +60,14 @@ def blocks_of(groups: NDArray[np.str_]) -> Blocks:
         num = int(result[members].max()) + 1
     sizes = np.bincount(result)
     one = "one group" if len(kinds) == 1 else f"each of {len(kinds)} groups"
-    return Blocks(result, f"{num} blocks of {_range(sizes, 'neighbouring image')} within {one}")
+    text = f"{num} blocks of {_range(sizes, 'neighbouring image')} within {one}"
+    return _checked(result, text, ("blocks of one group are taken for independent: intervals may be too short",))
+
+
+def _checked(of_image: NDArray[np.int64], text: str, caveats: tuple[str, ...] = ()) -> Blocks:
+    if of_image.max() + 1 < FEW_BLOCKS:
+        caveats = (*caveats, f"{text}: over fewer than {FEW_BLOCKS}, intervals over images are rough")
+    return Blocks(of_image, text, caveats)
 
 
 def _size(n: int) -> int:

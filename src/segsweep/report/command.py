@@ -21,7 +21,6 @@ from segsweep.report.reproduce import caveats, command
 from segsweep.report.runs import Comparison, compare, find_records
 from segsweep.report.search import search
 from segsweep.report.section import Section
-from segsweep.report.several import several
 
 _WIDTH = 150  # characters, where nobody looks: a file or a pipe
 
@@ -41,6 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _report(options: argparse.Namespace) -> None:
     from segsweep.report.judge import judge  # here, because --help and --command need no numpy
+    from segsweep.report.several import several
 
     comparisons = compare(find_records(options.folders))
     if options.strict:

@@ -1,7 +1,6 @@
 """Judges the configurations of a comparison: who is better, how sure that is, and what would make it surer."""
 
 from collections.abc import Mapping
-from math import isfinite
 from statistics import mean
 
 import numpy as np
@@ -13,8 +12,8 @@ from segsweep.report.intervals import Interval, mean_interval
 from segsweep.report.judgement import Judgement, Standing
 from segsweep.report.pairs import Scored, compare_pairs, intervals
 from segsweep.report.pooled import influence, miou
-from segsweep.report.runs import Comparison, Configuration
-from segsweep.report.sample import METRIC, Sample, read_sample
+from segsweep.report.runs import Comparison
+from segsweep.report.sample import Sample, read_sample, scores_of
 
 Array = NDArray[np.float64]
 
@@ -31,7 +30,7 @@ def judge(comparison: Comparison) -> Judgement:
 
 def score(comparison: Comparison) -> tuple[list[Standing], list[Scored], Sample]:
     """Scores of the configurations with completed runs, best first, and the images that they were tested on."""
-    found = [(row, scores) for row in comparison.configurations if (scores := _scores(row))]
+    found = [(row, scores) for row in comparison.configurations if (scores := scores_of(row))]
     found.sort(key=lambda pair: -mean(pair[1].values()))
     sample = read_sample([row for row, _ in found])
     num_blocks = sample.blocks.num if sample.blocks else 0
@@ -40,13 +39,8 @@ def score(comparison: Comparison) -> tuple[list[Standing], list[Scored], Sample]
     for (row, scores), counts in zip(found, sample.counts, strict=True):
         one = _scored(row.name, scores, counts, weights)
         rows.append(one)
-        standings.append(Standing(row, mean_interval(list(scores.values())), *_over_images(one)))
+        standings.append(Standing(row, _of_scores(mean_interval(list(scores.values()))), *_over_images(one)))
     return standings, rows, sample
-
-
-def _scores(row: Configuration) -> dict[int, float]:
-    found = {run["seed"]: run["metrics"].get(METRIC) for run in row.completed}
-    return {seed: float(value) for seed, value in found.items() if value is not None and isfinite(value)}
 
 
 def _scored(name: str, scores: dict[int, float], counts: Mapping[int, Array], weights: Array | None) -> Scored:
@@ -67,8 +61,14 @@ def _over_images(one: Scored) -> tuple[Interval | None, Interval | None]:
         return None, None
     values = np.stack(list(one.values.values()))
     of_block = values.mean(axis=0)[None]
-    images = intervals(of_block.mean(axis=1), over_blocks(of_block), len(values[0]))[0]
+    images = _of_scores(intervals(of_block.mean(axis=1), over_blocks(of_block), len(values[0]))[0])
     if len(values) == 1:
         return images, None
     layout = crossed(values[None])
-    return images, intervals(layout.mean, layout.spread(), len(values))[0]
+    return images, _of_scores(intervals(layout.mean, layout.spread(), len(values))[0])
+
+
+def _of_scores(interval: Interval) -> Interval:
+    """Scores lie between 0 and 1, and so do the ends of their intervals."""
+    low, high = interval.low, interval.high
+    return interval._replace(low=low and max(low, 0.0), high=high and min(high, 1.0))

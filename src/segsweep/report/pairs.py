@@ -149,9 +149,13 @@ def _by_block(rows: Sequence[Scored], batch: _Batch) -> Array:
 
 
 def intervals(means: Array, spread: Spread, n: int, num: int = 1) -> list[Interval]:
-    """Of each of the means (P,) of ``n`` values, wide enough that ``num`` of them hold at once."""
+    """Of each of the means (P,) of ``n`` values, wide enough that ``num`` of them hold at once.
+
+    Differences of scores: no end is beyond -1 or 1.
+    """
     below, above = spread.reach(CONFIDENCE, num)
-    ends = zip(means.tolist(), (means - below).tolist(), (means + above).tolist(), strict=True)
+    low, high = np.maximum(means - below, -1), np.minimum(means + above, 1)
+    ends = zip(means.tolist(), low.tolist(), high.tolist(), strict=True)
     return [Interval(mean, low, high, n) for mean, low, high in ends]
 
 

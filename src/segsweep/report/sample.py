@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import isclose
+from math import isclose, isfinite
 from pathlib import Path
 
 import numpy as np
@@ -34,16 +34,25 @@ class Sample:
     notes: list[str]
 
 
+def scores_of(row: Configuration) -> dict[int, float]:
+    """Seed -> mIoU of the completed runs that have one."""
+    found = {run["seed"]: run["metrics"].get(METRIC) for run in row.completed}
+    return {seed: float(value) for seed, value in found.items() if value is not None and isfinite(value)}
+
+
 def read_sample(rows: Sequence[Configuration]) -> Sample:
-    """Reads the matrices of all completed runs; a run that has none, or damaged ones, is noted and left out."""
+    """Reads the matrices of all completed runs with a score; a run without, or with damaged ones, is noted."""
     blocks: dict[int, Blocks] = {}
     found: list[dict[int, tuple[int, NDArray[np.float64]]]] = []
     problems: list[str] = []
     for row in rows:
         own: dict[int, tuple[int, NDArray[np.float64]]] = {}
+        scores = scores_of(row)
         for run in row.completed:
+            if run["seed"] not in scores:
+                continue
             try:
-                key, counts = _read(run, blocks)
+                key, counts = _read(run, scores[run["seed"]], blocks)
             except ValueError as error:
                 problems.append(str(error))
             else:
@@ -57,10 +66,10 @@ def read_sample(rows: Sequence[Configuration]) -> Sample:
               for seed, (key, _) in own.items() if key != common]  # fmt: skip
     shared = [{seed: counts for seed, (key, counts) in own.items() if key == common} for own in found]
     notes = _brief(problems, "without per-image matrices") + _brief(others, "scored on other test images than most")
-    return Sample(blocks[common], shared, notes)
+    return Sample(blocks[common], shared, [*notes, *blocks[common].caveats])
 
 
-def _read(run: Record, blocks: dict[int, Blocks]) -> tuple[int, NDArray[np.float64]]:
+def _read(run: Record, recorded: float, blocks: dict[int, Blocks]) -> tuple[int, NDArray[np.float64]]:
     """Which images a run was tested on, and its counts of blocks of them."""
     folder = Path(run["folder"])
     matrices = read_matrices(folder)
@@ -70,8 +79,8 @@ def _read(run: Record, blocks: dict[int, Blocks]) -> tuple[int, NDArray[np.float
         blocks[key] = blocks_of(matrices.groups)
     counts = margins(blocks[key].sums(matrices.confusion))
     score = float(miou(counts.sum(axis=0)))
-    if not isclose(score, run["metrics"][METRIC], abs_tol=_AGREES):
-        raise ValueError(f"{folder}: mIoU of its matrices {score:.6f}, of its record {run['metrics'][METRIC]:.6f}")
+    if not isclose(score, recorded, abs_tol=_AGREES):
+        raise ValueError(f"{folder}: mIoU of its matrices {score:.6f}, of its record {recorded:.6f}")
     return key, counts
 
 
