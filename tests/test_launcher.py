@@ -34,6 +34,8 @@ def test_a_sweep_with_failures_says_how_to_go_on_and_exits_with_3(tmp_path, monk
     monkeypatch.setattr(sys, "argv", ["/somewhere/segsweep", "-m", "model=unet,reseg", "data.root=my data"])
     done = Outcome(job(tmp_path, "works"), "completed")
     failed = Outcome(job(tmp_path, "raises", 1), "failed", {"class": "oom", "message": "x"})
+    (tmp_path / "sweeps" / "s").mkdir(parents=True)
+    (tmp_path / "sweeps" / "s" / "failed.csv").touch()
     with caplog.at_level("INFO"):
         finish(tmp_path / "sweeps" / "s", [done])
         with pytest.raises(SystemExit) as info:
@@ -59,6 +61,7 @@ def test_a_full_disk_is_what_is_said_last(tmp_path, caplog):
     assert info.value.code == 3
     last = caplog.messages[-1]
     assert last.startswith("disk full: ")
+    assert "failed.csv" not in caplog.text  # there was no space for it
     assert "'/x/seed=0'. Free space; the same command continues" in last
 
 

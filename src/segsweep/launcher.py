@@ -6,6 +6,7 @@ import logging
 import os
 import shlex
 import sys
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from segsweep.config import job_part
 from segsweep.inspection import JobConfig, inspect_jobs, resolved
 from segsweep.run import FINISHED, ConfigError
 from segsweep.sweep import Job, Outcome, SweepOptions
-from segsweep.sweep.failures import one_line, write_failures
+from segsweep.sweep.failures import FILE, one_line, write_failures
 from segsweep.sweep.machine import find_machine
 from segsweep.sweep.pool import Event, Pool
 from segsweep.sweep.processes import call, warm_up
@@ -155,33 +156,19 @@ def finish(folder: Path, outcomes: Sequence[Outcome]) -> None:
     Raises:
         SystemExit: some are not complete (3).
     """
-    num_done = sum(outcome.status in FINISHED for outcome in outcomes)
+    count = Counter(outcome.status for outcome in outcomes)
+    num_done = sum(count[status] for status in FINISHED)
     shown = os.path.relpath(folder)
     log.info("sweep: %d of %d jobs completed. Who wins: segsweep-report %s", num_done, len(outcomes), shown)
-    refuse_incomplete(outcomes, f"{shown}/failed.csv")
-
-
-def refuse_incomplete(outcomes: Sequence[Outcome], listed: str) -> None:
-    """Says what is left of a sweep, and how to go on.
-
-    Args:
-        outcomes: of the jobs that were run.
-        listed: the file that lists failures, as it is shown.
-
-    Raises:
-        SystemExit: something is left (3).
-    """
-    last = {outcome.job.folder: outcome for outcome in outcomes}.values()
-    num_failed = sum(outcome.status == "failed" for outcome in last)
-    num_open = sum(outcome.status not in (*FINISHED, "failed", "paused") for outcome in last)
-    if num_failed:
-        log.error("%d failed, listed in %s. To run only them again: %s", num_failed, listed, _command())
-    if num_open:
+    if count["failed"]:
+        listed = f", listed in {shown}/{FILE}" if (folder / FILE).exists() else ""
+        log.error("%d failed%s. To run only them again: %s", count["failed"], listed, _command())
+    if num_open := len(outcomes) - num_done - count["failed"]:
         log.error("%d interrupted; the same command continues: %s", num_open, _command())
-    full = [outcome.error["message"] for outcome in last if outcome.error and outcome.error.get("class") == "disk"]
+    full = [outcome.error["message"] for outcome in outcomes if outcome.error and outcome.error.get("class") == "disk"]
     if full:
         log.error("disk full: %s. Free space; the same command continues", one_line(full[0]))
-    if num_failed or num_open:
+    if num_done < len(outcomes):
         raise SystemExit(EXIT_SOME_FAILED)
 
 

@@ -15,12 +15,14 @@ from omegaconf import DictConfig, OmegaConf
 from segsweep import journal
 from segsweep.command import stop
 from segsweep.composer import Composer
+from segsweep.endings import disk_advice
 from segsweep.inspection import inspect_jobs
 from segsweep.launcher import EXIT_SOME_FAILED, LocalLauncher, sweep_options
 from segsweep.run import ConfigError, lock
 from segsweep.sweep import SweepOptions
 from segsweep.sweep.failures import write_failures
 from segsweep.sweep.processes import WARM, call, warm_up
+from segsweep.sweep.records import put_damaged_aside
 
 if TYPE_CHECKING:
     from segsweep.search.plan import SearchPlan
@@ -83,9 +85,14 @@ class OptunaSweeper(Sweeper):
                 return None
             folder.mkdir(parents=True, exist_ok=True)
             with lock(folder):
+                put_damaged_aside(folder)
                 return self._search(plan, options)
         except ConfigError as error:
             stop(str(error).splitlines())
+        except OSError as error:
+            if (advice := disk_advice(error, folder)) is None:
+                raise
+            stop([advice])
 
     def _search(self, plan: "SearchPlan", options: SweepOptions) -> float | None:
         from segsweep.search.batches import Batches

@@ -69,7 +69,8 @@ def judge(job: Job, before: bytes | None, end: End, sweep: str | None) -> Outcom
         if has_begun and close_run(job.folder, status, error, _identity(job, sweep), end.facts):
             write_row(job.folder, {"config": job.config, **readable(job.folder)})
     except OSError as problem:  # a full disk: then only this session knows
-        error = {"class": classify(problem), "message": f"its end ({kind}: {message}) was not written: {problem}"}
+        if kind != classify(problem):
+            error = {"class": classify(problem), "message": f"its end ({kind}: {message}) was not written: {problem}"}
     return Outcome(job, status, error)
 
 
