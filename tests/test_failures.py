@@ -57,8 +57,8 @@ def test_failures_that_still_stand_are_listed(tmp_path):
 
 
 def test_paths_can_be_opened_as_they_are_listed(tmp_path):
-    it = failed(tmp_path, 0, {}, folder=tmp_path / "+model.fault=raise,seed=0")
-    write_failures(tmp_path, [it])
+    it = job(tmp_path, "raises", folder=tmp_path / "+model.fault=raise,seed=0")
+    write_failures(tmp_path, [Outcome(it, "failed", {})])
     row = rows(tmp_path)[0]
     assert (row["job"], row["log"]) == ("./+model.fault=raise,seed=0", "./+model.fault=raise,seed=0/log.txt")
 

@@ -156,7 +156,7 @@ def finish(folder: Path, outcomes: Sequence[Outcome]) -> None:
     Raises:
         SystemExit: some are not complete (3).
     """
-    count = Counter(outcome.status for outcome in outcomes)
+    count: Counter[str] = Counter(outcome.status for outcome in outcomes)
     num_done = sum(count[status] for status in FINISHED)
     shown = os.path.relpath(folder)
     log.info("sweep: %d of %d jobs completed. Who wins: segsweep-report %s", num_done, len(outcomes), shown)
