@@ -14,7 +14,7 @@ from tests.conftest import options
 
 def value_mistakes(composer, *overrides):
     cfg = composer(*overrides, hydra=True)
-    return mistakes(command._job_config(cfg), cfg.hydra.runtime.choices)
+    return mistakes(command.job_part(cfg), cfg.hydra.runtime.choices)
 
 
 def run(*arguments, cwd=None, module="segsweep"):

@@ -48,9 +48,9 @@ def test_every_option_passes_the_check(group, composer):
 
 
 def _job(cfg):
-    from segsweep.command import _job_config
+    from segsweep.config import job_part
 
-    return _job_config(cfg)
+    return job_part(cfg)
 
 
 def test_the_trainer_lists_every_argument_of_lightning(composer):

@@ -1,5 +1,6 @@
 """Searches: the space, the journal, and what survives failures, kills and damage. Training is played."""
 
+import contextlib
 import json
 import os
 import random
@@ -21,10 +22,13 @@ from segsweep import CONF_DIR, journal
 from segsweep.inspection import inspect_jobs
 from segsweep.report.search import search
 from segsweep.run import ConfigError, lock
+from segsweep.search.failed import failures
 from segsweep.search.plan import describe
 from segsweep.search.settings import check_settings
 from segsweep.search.space import space_of
+from segsweep.search.sweeper import end
 from segsweep.study import make_pruner, open_study
+from segsweep.sweep.failures import write_failures
 from tests.conftest import TINY, options
 from tests.searches import SPACE, Workers, params, plan_of, run, settings, states, statuses
 
@@ -176,6 +180,30 @@ def test_failures_in_a_row_end_a_search(tmp_path):
     assert trials.has_given_up
     assert len(workers.ran) == 6
     assert not run(tmp_path, n_trials=10)[0].has_given_up
+
+
+def test_a_search_without_a_completed_trial_has_failed(tmp_path, caplog):
+    for completed, given_up, code in [(True, 0, None), (False, 0, 3), (True, 3, 3)]:
+        caplog.clear()
+        with pytest.raises(SystemExit) if code else contextlib.nullcontext() as info:
+            end(tmp_path, 2, completed, given_up)
+        assert code is None or info.value.code == code
+        assert "2 trials failed, listed in" in caplog.records[-1].message
+        assert f"{tmp_path.name}/failed.csv" in caplog.records[-1].message
+    assert end(tmp_path, 0, True, 0) is None
+    with pytest.raises(SystemExit):
+        end(tmp_path, 0, False, 0)  # all of them pruned
+
+
+def test_every_failed_trial_is_listed_those_of_earlier_commands_too(tmp_path):
+    run(tmp_path, workers=Workers(results={1: "failed", 2: float("nan")}), n_trials=4)
+    trials, _ = run(tmp_path, n_trials=5)
+    found = failures(trials)
+    assert [(one.job.index, one.error["class"]) for one in found] == [(1, "oom"), (2, "nan")]
+    write_failures(tmp_path, found)
+    lines = (tmp_path / "failed.csv").read_text().splitlines()
+    assert len(lines) == 3
+    assert f"optimizer.lr={params(tmp_path)[1]['optimizer.lr']}" in lines[1]
 
 
 def test_an_interrupted_trial_is_continued_in_its_folder(tmp_path):
@@ -420,6 +448,20 @@ def test_a_search_that_is_killed_20_times_has_its_30_trials(tmp_path):
     assert len(statuses(tmp_path / "s")) == 30
     with lock(tmp_path / "s"):
         pass  # nobody is left
+
+
+@pytest.mark.slow
+def test_a_search_in_which_every_trial_failed_exits_with_3(tmp_path):
+    command = [
+        *(sys.executable, "-m", "segsweep", "-m", *TINY, "model=unet", "model._target_=tests.misbehaving.Raises"),
+        *("hydra/sweeper=optuna", "hydra.sweeper.n_trials=2", "optimizer.lr=interval(1e-4,1e-2)"),
+        f"hydra.sweep.dir={tmp_path / 'search'}",
+    ]
+    for _ in range(2):  # nothing is left to do the second time, which makes it no better
+        result = subprocess.run(command, capture_output=True, text=True, timeout=300)
+        assert result.returncode == 3, result.stdout + result.stderr
+        assert "no trial has completed. 2 trials failed, listed in" in result.stdout + result.stderr
+    assert len((tmp_path / "search" / "failed.csv").read_text().splitlines()) == 3
 
 
 @pytest.mark.slow
