@@ -22,6 +22,7 @@ from segsweep import CONF_DIR, journal
 from segsweep.inspection import inspect_jobs
 from segsweep.report.search import search
 from segsweep.run import ConfigError, lock
+from segsweep.search.batches import Batches
 from segsweep.search.failed import failures
 from segsweep.search.plan import describe
 from segsweep.search.settings import check_settings
@@ -204,6 +205,32 @@ def test_every_failed_trial_is_listed_those_of_earlier_commands_too(tmp_path):
     lines = (tmp_path / "failed.csv").read_text().splitlines()
     assert len(lines) == 3
     assert f"optimizer.lr={params(tmp_path)[1]['optimizer.lr']}" in lines[1]
+
+
+class Raises:
+    """As the launcher of a cluster when a job was killed: the others of the batch have ended well."""
+
+    def __init__(self, workers, killed):
+        self.workers, self.killed, self.jobs = workers, killed, {}
+
+    def launch(self, job_overrides, initial_job_idx):
+        numbers = [int(text.split("=")[1]) for row in job_overrides for text in row if text.startswith("sweep.trial=")]
+        for number in numbers:
+            if number != self.killed:
+                self.workers.submit(self.jobs[number])
+                self.workers.outcome()
+        if self.killed in numbers:
+            raise RuntimeError("a job was killed")
+
+
+def test_a_killed_job_of_another_launcher_costs_one_trial(tmp_path, caplog):
+    launcher = Raises(Workers(), killed=1)
+    batches = Batches(launcher, 3)
+    submit = batches.submit
+    batches.submit = lambda job: (launcher.jobs.update({job.index: job}), submit(job))
+    run(tmp_path, workers=batches, n_trials=5)
+    assert states(tmp_path) == ["COMPLETE", "FAIL", "COMPLETE", "COMPLETE", "COMPLETE"]
+    assert "RuntimeError: a job was killed" in caplog.text
 
 
 def test_an_interrupted_trial_is_continued_in_its_folder(tmp_path):
