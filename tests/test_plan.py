@@ -7,7 +7,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from segsweep import CONF_DIR, sweeper
-from segsweep.command import as_axes
+from segsweep.command import Preflight, as_axes
 from segsweep.composer import Composer
 from segsweep.config import fingerprint, semantic_part, settle
 from segsweep.hardware import pick_precision
@@ -94,6 +94,47 @@ def test_states_follow_the_records(plan):
     assert made.states[3] == "running"
     assert made.pending == list(made.jobs[1:])
     assert made.seconds == 40  # four jobs like the finished one
+
+
+@pytest.mark.parametrize(
+    "override", ["optimizer.lr=${foo.bar}", "optimizer.lr=${oc.env:NOPE}", "seed=${hydra:job.num}"]
+)
+def test_what_refers_to_nothing_is_a_line_for_all_jobs(plan, override):
+    with pytest.raises(ConfigError) as caught:
+        plan("model=unet,reseg", override)
+    (line,) = str(caught.value).splitlines()
+    assert line.startswith(override.partition("=")[0])
+
+
+def sweep_config(*overrides, config_name="train"):
+    """As Hydra's app composes it: overrides of the sweep's own config, its own node included."""
+    return compose(config_name, list(overrides), return_hydra_config=True)
+
+
+def test_overrides_that_differ_in_an_interpolation_name_different_sweeps(plan):
+    names = set()
+    for lr in ("${seed}", "0", "${foo.bar}"):
+        cfg = sweep_config("seed=0", f"optimizer.lr={lr}", "hydra.sweep.subdir=${hydra.job.num}")
+        Preflight().on_multirun_start(cfg)
+        names.add(cfg.name)
+    assert len(names) == 3
+
+
+def test_jobs_are_composed_from_the_file_that_was_named(tmp_path):
+    own = f"defaults: [train, _self_]\noptimizer: {{lr: 0.5}}\nhydra: {{searchpath: ['file://{CONF_DIR}']}}\n"
+    (tmp_path / "mine.yaml").write_text(own)
+    with initialize_config_dir(str(tmp_path), version_base="1.3"):
+        cfg = sweep_config(config_name="mine")
+        made = make_plan(tmp_path / "s", ["seed=0,1"], (), Composer.of(cfg), inspect_jobs)
+        with pytest.raises(ConfigError, match=r"optimizer\.lr='x'"):
+            make_plan(tmp_path / "s", ["optimizer.lr=x"], (), Composer.of(cfg), inspect_jobs)
+    assert [job.config["optimizer"]["lr"] for job in made.jobs] == [0.5, 0.5]
+
+
+def test_options_are_matched_by_a_pattern(plan):
+    assert names(plan("model=glob(unet*)")) == ["model=unet", "model=unetplusplus"]
+    with pytest.raises(ConfigError, match="no option is called like that"):
+        plan("model=glob(zz*)")
 
 
 def test_a_sweep_that_is_done_starts_nothing(plan, caplog):

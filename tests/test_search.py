@@ -19,6 +19,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
 from segsweep import CONF_DIR, journal
+from segsweep.composer import Composer
 from segsweep.inspection import inspect_jobs
 from segsweep.report.search import search
 from segsweep.run import ConfigError, lock
@@ -80,6 +81,13 @@ def test_what_is_no_range_is_refused():
     assert "steps and tag(log" in refusal("data.batch_size=tag(log,range(2,9,2))")
     assert "nothing to search" in refusal("optimizer.lr=0.1")
     assert len(refusal("a=interval(1,1)", "b=interval(2,1)").splitlines()) == 2
+
+
+def test_options_are_matched_by_a_pattern():
+    found = space_of(["model=glob(unet*)"], Composer().parse).dimensions
+    assert [one.choices for one in found] == [("unet", "unetplusplus")]
+    with pytest.raises(ConfigError, match="no option is called like that"):
+        space_of(["model=glob(zz*)"], Composer().parse)
 
 
 def test_a_later_override_replaces_an_earlier_one():

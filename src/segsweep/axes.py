@@ -4,7 +4,7 @@ import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import IntervalSweep, Override
 
 from segsweep.hints import did_you_mean
 from segsweep.run import ConfigError
@@ -27,7 +27,7 @@ def axes_of(overrides: Sequence[str], parse: Callable[[str], Override]) -> list[
     """One axis a key in order of appearance; a later override of the same key replaces an earlier one.
 
     Raises:
-        ConfigError: values that a grid cannot enumerate, such as ``interval(0,1)``.
+        ConfigError: values that a grid cannot enumerate, such as ``interval(0,1)``, or ``glob(x*)`` without any.
     """
     axes: dict[str, Axis] = {}
     for text in overrides:
@@ -41,9 +41,12 @@ def _values(text: str, override: Override) -> Iterator[str]:
     if not override.is_sweep_override():
         yield text
         return
-    if not override.is_discrete_sweep():
+    if isinstance(override.value(), IntervalSweep):
         raise ConfigError(f"{text}: a grid needs single values. List them (key=a,b), or search: hydra/sweeper=optuna")
-    for value in override.sweep_string_iterator():
+    values = list(override.sweep_string_iterator())
+    if not values:
+        raise ConfigError(f"{text}: no option is called like that. segsweep --help lists them")
+    for value in values:
         yield f"{override.get_key_element()}={value}"
 
 

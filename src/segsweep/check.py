@@ -82,7 +82,16 @@ def _unresolved(cfg: DictConfig) -> Iterator[str]:
     try:
         OmegaConf.to_container(cfg, resolve=True)
     except OmegaConfBaseException as error:
-        yield f"{error.full_key}: {str(error).splitlines()[0]}"
+        yield f"{error.full_key}: {_how(str(error).splitlines()[0])}"
+
+
+def _how(message: str) -> str:
+    """What OmegaConf says of an interpolation, and what to write instead."""
+    if "interpolation type hydra" in message or "HydraConfig was not set" in message:
+        return "a run knows nothing of ${hydra:...}. Write the value itself, or refer to another key, e.g. ${seed}"
+    if "Environment variable" in message:
+        return f"{message}. Set the variable, or write a default: ${{oc.env:NAME,value}}"
+    return f"{message}. Refer to a key that there is, by its whole path, e.g. ${{data.num_classes}}"
 
 
 def _leaves(node: Any, path: str) -> Iterator[tuple[str, Any]]:
@@ -156,7 +165,7 @@ def _data_keys() -> set[str]:
 
 
 def _check_scalars(plain: dict[str, Any]) -> Iterator[str]:
-    seed = plain.get("seed")
+    seed = plain.get("seed", 0)  # one that refers to what is not there has been named already
     if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
         yield f"seed={shown(seed)} is not a whole number of 0 or more, e.g. seed=0"
     name = plain.get("name")

@@ -66,7 +66,7 @@ class GridSweeper(Sweeper):
         options = sweep_options(self.config)
         folder = Path(self.config.hydra.sweep.dir)
         overrides = [*(f"{key}={value}" for key, value in self.params.items()), *arguments]
-        composer = Composer(list(self.config.hydra.overrides.hydra))
+        composer = Composer.of(self.config)
         try:
             plan = make_plan(folder, overrides, options.zip or (), composer, lambda jobs: call(inspect_jobs, jobs))
             if options.dry_run:

@@ -69,7 +69,7 @@ class OptunaSweeper(Sweeper):
         options = sweep_options(self.config)
         folder = Path(self.config.hydra.sweep.dir)
         overrides = [*(f"{key}={value}" for key, value in self.params.items()), *arguments]
-        composer = Composer(list(self.config.hydra.overrides.hydra))
+        composer = Composer.of(self.config)
 
         def check(*settings: Any) -> Any:
             return call(check_settings, *settings)
