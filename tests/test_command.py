@@ -93,6 +93,8 @@ def test_completion_knows_options():
         (["monitor=val/mIoU"], ["monitor='val/mIoU' is not logged", "Did you mean 'val/miou'?"]),
         (["seed=-1"], ["seed=-1"]),
         (["name=a/b"], ["name='a/b' does not name a folder"]),
+        ([f"name={'x' * 256}"], ["name is 256 bytes long", "Choose a shorter one"]),
+        ([f"name='{'ф' * 128}'"], ["name is 256 bytes long"]),
         (["regime.stages.supervised.share=0.5"], ["add up to 0.5"]),
         (["loss.terms.dice=x"], ["loss.terms.dice='x'", "valid number", "default is 1.0, in conf/loss/ce_dice.yaml"]),
         (["loss.terms.dice=-1"], ["loss.terms.dice=-1", "greater than or equal to 0"]),

@@ -4,7 +4,7 @@ import json
 
 import pytest
 from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
+from omegaconf import OmegaConf, open_dict, read_write
 
 from segsweep import CONF_DIR, sweeper
 from segsweep.command import Preflight, as_axes
@@ -14,6 +14,7 @@ from segsweep.hardware import pick_precision
 from segsweep.inspection import inspect_jobs, resolved
 from segsweep.plan import make_plan
 from segsweep.run import ConfigError, lock
+from segsweep.sweep.job import folder_name
 
 
 @pytest.fixture
@@ -53,6 +54,14 @@ def test_a_folder_name_holds_no_separator_and_stays_short(plan):
     made = plan(f"model.widths={values}", "data.num_train=10")
     assert len(set(names(made))) == 2
     assert all("/" not in name and len(name) < 180 for name in names(made))
+
+
+@pytest.mark.parametrize("shift", range(4))
+def test_a_folder_name_of_any_script_fits_the_file_system(tmp_path, shift):
+    name = folder_name(["a" * shift + "ф€" * 140], "0123456789abcdef")
+    assert len(name.encode()) <= 159
+    assert name.endswith("_01234567")
+    (tmp_path / name).mkdir()
 
 
 def test_a_key_that_only_some_models_have_is_left_out_of_the_others(plan):
@@ -114,7 +123,7 @@ def sweep_config(*overrides, config_name="train"):
 def test_overrides_that_differ_in_an_interpolation_name_different_sweeps(plan):
     names = set()
     for lr in ("${seed}", "0", "${foo.bar}"):
-        cfg = sweep_config("seed=0", f"optimizer.lr={lr}", "hydra.sweep.subdir=${hydra.job.num}")
+        cfg = sweep_config("seed=0", f"optimizer.lr={lr}", "hydra.run.dir=${hydra.job.num}")
         Preflight().on_multirun_start(cfg)
         names.add(cfg.name)
     assert len(names) == 3
@@ -178,3 +187,48 @@ def test_a_changed_config_under_the_same_name_is_refused(plan):
 def test_single_values_reach_the_jobs_as_axes_of_one_value(typed, axis):
     assert as_axes(["-m", typed]) == ["-m", axis]
     assert as_axes([typed]) == [typed]
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("name=x,y", "name=x,y: a sweep has one name"),
+        ("hydra.sweep.subdir=${hydra.job.num}", "hydra.sweep.subdir=${hydra.job.num}: this sweeper names jobs itself"),
+        ("hydra.job.chdir=true", "hydra.job.chdir=true: jobs stay in the folder"),
+    ],
+)
+def test_what_makes_no_difference_to_a_sweep_is_refused(plan, capsys, override, said):
+    swept = {"seed": "0,1"} | dict([override.split("=", 1)] if override.startswith("name=") else [])
+    cfg = sweep_config(*([override] if "name=" not in override else []))
+    with read_write(cfg), open_dict(cfg):
+        cfg.hydra.overrides.task.extend(f"{key}={values}" for key, values in swept.items())
+    with pytest.raises(SystemExit) as info:
+        Preflight().on_multirun_start(cfg)
+    assert info.value.code == 1
+    assert capsys.readouterr().err.startswith(f"error: {said}")
+
+
+def test_a_dry_run_of_one_run_says_where_and_whether_it_goes_on(plan, tmp_path, capsys):
+    """Nothing is written, and nothing trained."""
+
+    def dry(*overrides):
+        with pytest.raises(SystemExit) as info:
+            Preflight().on_run_start(sweep_config("trainer=cpu", "sweep.dry_run=true", *overrides))
+        said = capsys.readouterr()
+        return info.value.code, said.out + said.err
+
+    code, said = dry()
+    assert (code, said.splitlines()[-1]) == (0, "1 job: 1 new")
+    folder = tmp_path / "single"
+    place = f"hydra.run.dir={folder}"
+    assert dry("name=single", place) == (0, f"{folder}  new\n1 job: 1 new\n")
+    assert list(tmp_path.iterdir()) == []
+    plain = settle(OmegaConf.masked_copy(sweep_config("trainer=cpu"), [str(k) for k in sweep_config() if k != "hydra"]))
+    facts = {"fingerprint": fingerprint(plain), "config": semantic_part(plain)}
+    folder.mkdir()
+    for status, state in [("completed", "done"), ("failed", "retry"), ("interrupted", "continue")]:
+        (folder / "record.json").write_text(json.dumps({**facts, "status": status}))
+        assert dry("name=single", place) == (0, f"{folder}  {state}\n1 job: 1 {state}\n")
+    code, said = dry("name=single", place, "seed=3")
+    assert code == 1
+    assert "seed" in said

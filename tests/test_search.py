@@ -315,6 +315,17 @@ def test_damage_inside_a_journal_is_named(tmp_path):
         open_study(file)
 
 
+@pytest.mark.parametrize("entry", ["[1,2]", '{"op_code":2}', '{"op_code":8,"worker_id":"w","trial_id":0}', "3", "{}"])
+def test_a_line_that_is_no_entry_of_a_journal_is_named(tmp_path, entry):
+    run(tmp_path, n_trials=1)
+    file = tmp_path / journal.FILE
+    lines = file.read_text().splitlines(keepends=True)
+    file.write_text("".join([*lines[:3], f"{entry}\n", *lines[3:]]))
+    for read in (journal.about, open_study):
+        with pytest.raises(ValueError, match="line 4 is damaged"):
+            read(file)
+
+
 def test_another_search_in_the_same_folder_is_refused(tmp_path):
     run(tmp_path, n_trials=2)
     for overrides, changes, key in [
@@ -417,6 +428,20 @@ def test_a_dry_run_shows_the_space(tmp_path):
         "pruner: SuccessiveHalving(reduction_factor=2, min_epochs=1, breadth_first=True) after 1, 2, 4 epochs" in shown
     )
     assert "20 trials of at most 8 epochs: 3 completed, 0 pruned, 0 failed, 17 left, 1 of them begun" in shown
+
+
+def test_a_pruner_that_cannot_prune_says_so(tmp_path):
+    shown = describe(plan_of(tmp_path, *SPACE, "trainer.max_epochs=1", pruner="asha"), {})
+    assert "breadth_first=True), which ends nothing: runs of 1 epoch have no half" in shown
+
+
+@pytest.mark.parametrize(("given", "fix"), [("val/miou", "[val/miou]"), (5, "[val/miou]"), ([1], "[val/miou]")])
+def test_objectives_are_a_list(tmp_path, given, fix):
+    with pytest.raises(ConfigError) as error:
+        plan_of(tmp_path, objectives=given, inspect=inspect_jobs, check=check_settings)
+    (line,) = str(error.value).splitlines()
+    assert line.startswith("hydra.sweeper.objectives=")
+    assert line.endswith(f"Write e.g. hydra.sweeper.objectives={fix}")
 
 
 def test_the_report_tells_how_a_search_went(tmp_path):

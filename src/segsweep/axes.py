@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from hydra.core.override_parser.types import IntervalSweep, Override
 
-from segsweep.hints import did_you_mean
+from segsweep.hints import did_you_mean, written
 from segsweep.run import ConfigError
 
 
@@ -58,7 +58,8 @@ def product(axes: Sequence[Axis], zipped: Sequence[Sequence[str]]) -> Iterator[d
         zipped: groups of keys whose values are taken together, first with first.
 
     Raises:
-        ConfigError: a zipped key is not swept, is in two groups, or has another number of values than its partners.
+        ConfigError: ``zipped`` is no list of lists of keys; a zipped key is not swept, is in two groups, or has another
+            number of values than its partners.
     """
     by_key = {axis.key: axis for axis in axes}
     group_of = _zip_groups(by_key, zipped)
@@ -75,6 +76,7 @@ def product(axes: Sequence[Axis], zipped: Sequence[Sequence[str]]) -> Iterator[d
 
 
 def _zip_groups(by_key: dict[str, Axis], zipped: Sequence[Sequence[str]]) -> dict[str, list[str]]:
+    _check_shape(zipped)
     group_of: dict[str, list[str]] = {}
     for group in zipped:
         swept = [key for key, axis in by_key.items() if axis.varies]
@@ -90,3 +92,16 @@ def _zip_groups(by_key: dict[str, Axis], zipped: Sequence[Sequence[str]]) -> dic
         ordered = [key for key in by_key if key in group]
         group_of |= dict.fromkeys(ordered, ordered)
     return group_of
+
+
+def _check_shape(zipped: object) -> None:
+    """What was typed may be anything."""
+    if isinstance(zipped, list | tuple):
+        if all(isinstance(group, list | tuple) and all(isinstance(key, str) for key in group) for group in zipped):
+            return
+        if all(isinstance(key, str) for key in zipped):
+            raise ConfigError(f"sweep.zip={written(zipped)} has no groups. Write sweep.zip=[{written(zipped)}]")
+    raise ConfigError(
+        f"sweep.zip={written(zipped)} is no list of groups of keys. Write sweep.zip=[[a,b]], e.g. "
+        "sweep.zip=[[model,optimizer.lr]]"
+    )

@@ -6,6 +6,7 @@ and every part that can be built without data is built once, to hear its own com
 
 import inspect
 import json
+import os
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -30,6 +31,7 @@ _PASSED = {
     "scheduler": {"optimizer", "total_steps", "mode"},
     "trainer": {"logger", "callbacks", "plugins", "default_root_dir"},
 }
+_LONGEST_NAME = 255  # bytes
 _DOCTOR = "{}; segsweep-data with the same overrides looks at the masks and suggests it"
 _MISSING_HINTS = {
     "data.root": "the folder of the dataset, e.g. data.root=/data/camvid",
@@ -171,6 +173,8 @@ def _check_scalars(plain: dict[str, Any]) -> Iterator[str]:
     name = plain.get("name")
     if name is not None and (not isinstance(name, str | int) or str(name) in ("", ".", "..") or "/" in str(name)):
         yield f"name={shown(name)} does not name a folder; use letters, digits, '-' and '_'"
+    elif (length := len(os.fsencode(str(name)))) > _LONGEST_NAME:
+        yield f"name is {length} bytes long; file systems take {_LONGEST_NAME}. Choose a shorter one"
     data, loss = plain.get("data"), plain.get("loss")
     if "monitor" in plain and isinstance(data, dict) and isinstance(data.get("class_names"), list):
         from segsweep import metrics

@@ -23,12 +23,15 @@ from omegaconf.errors import OmegaConfBaseException
 
 from segsweep import CONF_DIR
 from segsweep.allocator import keep_memory_between_steps
-from segsweep.config import GROUPS, TOP_LEVEL, is_silent, job_part, overrides_of
+from segsweep.config import GROUPS, TOP_LEVEL, fingerprint, is_silent, job_part, overrides_of, semantic_part, settle
 from segsweep.hints import did_you_mean
-from segsweep.run import ConfigError, new_folder
+from segsweep.run import ConfigError, new_folder, read_record, redact
+from segsweep.state import State, state_of
 
 VERSION_BASE = "1.3"
 _EXTRAS = {"ray": "ray", "submitit_slurm": "slurm", "submitit_local": "slurm"}  # launchers of other packages
+_OWN = "hydra_plugins.segsweep."  # where Hydra finds our sweepers and launcher
+_SUBDIR = "${hydra.job.override_dirname}"  # of a job, in conf/train.yaml
 _is_short = False  # whether run_app turns errors into lines
 _typed: list[str] | None = None  # the arguments of run_app
 
@@ -94,10 +97,16 @@ class Preflight(Callback):
         if config.name is None and not _is_typed(config, "hydra.run.dir"):
             choices = config.hydra.runtime.choices
             stem = f"{datetime.now():%Y-%m-%d_%H-%M-%S}_{choices.data}_{choices.model}"
+            if config.sweep.dry_run:
+                _stop_dry(f"{Path(config.hydra.run.dir).parent / stem}_<4 hex digits>", "new")
             with read_write(config):
                 config.hydra.run.dir = str(new_folder(Path(config.hydra.run.dir).parent, stem))
+        elif config.sweep.dry_run:
+            _stop_dry(config.hydra.run.dir, _state(Path(config.hydra.run.dir), job_part(config)))
 
     def _name_sweep(self, config: DictConfig) -> None:
+        if lines := list(_ignored(config)):
+            stop(lines)
         if config.name is not None or _is_typed(config, "hydra.sweep.dir"):
             return
         read = [text for text in _overrides_of_jobs(config) if not is_silent(text.partition("=")[0].lstrip("+~"))]
@@ -106,6 +115,36 @@ class Preflight(Callback):
         with read_write(config):
             config.name = f"s{digest[:8]}"  # the letter keeps YAML from reading 12345e67 as a number
             config.hydra.overrides.task.append(f"name={config.name}")
+
+
+def _ignored(config: DictConfig) -> Iterator[str]:
+    """A line for each setting that would make no difference to a sweep."""
+    for text in _overrides_of_jobs(config):
+        if text.startswith("name=") and OverridesParser.create().parse_override(text).is_sweep_override():
+            yield f"{text}: a sweep has one name, and its jobs are named by what is swept. Give one, or leave it out"
+    hydra = OmegaConf.to_container(config.hydra, resolve=False)
+    sweeper, launcher = (str(hydra[plugin].get("_target_")) for plugin in ("sweeper", "launcher"))  # type: ignore[index]
+    subdir = hydra["sweep"]["subdir"]  # type: ignore[index]
+    if sweeper.startswith(_OWN) and subdir != _SUBDIR:
+        yield f"hydra.sweep.subdir={subdir}: this sweeper names jobs itself, by what is swept. Leave it out"
+    if launcher.startswith(_OWN) and hydra["job"]["chdir"]:  # type: ignore[index]
+        yield "hydra.job.chdir=true: jobs stay in the folder where the command was typed. Leave it out"
+
+
+def _state(folder: Path, config: DictConfig) -> State:
+    """Whether a run would begin, go on or be refused."""
+    plain = settle(config)
+    try:
+        identity = {"fingerprint": fingerprint(plain), "config": redact(semantic_part(plain))}
+        return state_of(folder, read_record(folder), identity)
+    except ValueError as error:  # another config, or a damaged record
+        stop(str(error).splitlines())
+
+
+def _stop_dry(folder: str, state: State) -> NoReturn:
+    """Prints what would run, as a sweep does, and stops."""
+    print(f"{folder}  {state}\n1 job: 1 {state}")
+    sys.exit(0)
 
 
 def _overrides_of_jobs(config: DictConfig) -> list[str]:
