@@ -122,12 +122,12 @@ def _ignored(config: DictConfig) -> Iterator[str]:
     for text in _overrides_of_jobs(config):
         if text.startswith("name=") and OverridesParser.create().parse_override(text).is_sweep_override():
             yield f"{text}: a sweep has one name, and its jobs are named by what is swept. Give one, or leave it out"
-    hydra = OmegaConf.to_container(config.hydra, resolve=False)
-    sweeper, launcher = (str(hydra[plugin].get("_target_")) for plugin in ("sweeper", "launcher"))  # type: ignore[index]
-    subdir = hydra["sweep"]["subdir"]  # type: ignore[index]
+    hydra: dict[str, Any] = OmegaConf.to_container(config.hydra, resolve=False)  # type: ignore[assignment]
+    sweeper, launcher = (str(hydra[plugin].get("_target_")) for plugin in ("sweeper", "launcher"))
+    subdir = hydra["sweep"]["subdir"]
     if sweeper.startswith(_OWN) and subdir != _SUBDIR:
         yield f"hydra.sweep.subdir={subdir}: this sweeper names jobs itself, by what is swept. Leave it out"
-    if launcher.startswith(_OWN) and hydra["job"]["chdir"]:  # type: ignore[index]
+    if launcher.startswith(_OWN) and hydra["job"]["chdir"]:
         yield "hydra.job.chdir=true: jobs stay in the folder where the command was typed. Leave it out"
 
 
