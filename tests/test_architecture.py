@@ -28,7 +28,7 @@ FLOORS = {
     "signatures": 9, "fitting": 9, "check_sharing": 9, "rank": 9,
     "trials": 10,
     "check": 11,
-    "sweep": 12, "inspection": 12,
+    "sweep": 12, "inspection": 12, "state": 12,
     "command": 13, "ranks": 13, "report": 13, "composer": 13, "axes": 13,
     "drafts": 14, "doctor": 14,
     "plan": 15,

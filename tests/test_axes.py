@@ -54,6 +54,11 @@ def test_zipped_values_go_together():
         (["model=a,b", "seed=0"], [["model", "seed"]], "seed is not swept"),
         (["model=a,b", "seed=0,1"], [["modell", "seed"]], "Did you mean 'model'"),
         (["model=a,b", "seed=0,1"], [["model", "seed"], ["seed", "model"]], "stands in it twice"),
+        (["model=a,b"], ["model", "seed"], r"Write sweep\.zip=\[\[model,seed\]\]"),
+        (["model=a,b"], "abc", r"sweep\.zip=abc is no list of groups of keys. Write sweep\.zip=\[\[a,b\]\]"),
+        (["model=a,b"], 5, r"sweep\.zip=5 is no list"),
+        (["model=a,b"], [[1, "model"]], r"sweep\.zip=\[\[1,model\]\] is no list"),
+        (["model=a,b"], {"model": "seed"}, r"sweep\.zip=\{model:seed\} is no list"),
         (["optimizer.lr=interval(0,1)"], [], "a grid needs single values"),
     ],
 )

@@ -115,6 +115,8 @@ def test_completion_knows_options():
         (["monitor=val/mIoU"], ["monitor='val/mIoU' is not logged", "Did you mean 'val/miou'?"]),
         (["seed=-1"], ["seed=-1"]),
         (["name=a/b"], ["name='a/b' does not name a folder"]),
+        ([f"name={'x' * 256}"], ["name is 256 bytes long", "Choose a shorter one"]),
+        ([f"name='{'ф' * 128}'"], ["name is 256 bytes long"]),
         (["regime.stages.supervised.share=0.5"], ["add up to 0.5"]),
         (["loss.terms.dice=x"], ["loss.terms.dice='x'", "valid number", "default is 1.0, in conf/loss/ce_dice.yaml"]),
         (["loss.terms.dice=-1"], ["loss.terms.dice=-1", "greater than or equal to 0"]),
@@ -147,6 +149,22 @@ def test_wrong_values_are_named_with_the_fix(composer, overrides, expected):
         assert part in lines[0]
 
 
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        (
+            "optimizer.lr=${foo.bar}",
+            "optimizer.lr: Interpolation key 'foo.bar' not found. Refer to a key that there is",
+        ),
+        ("optimizer.lr=${oc.env:NOPE}", "optimizer.lr: KeyError raised while resolving interpolation"),
+        ("seed=${hydra:job.num}", "seed: a run knows nothing of ${hydra:...}. Write the value itself"),
+    ],
+)
+def test_what_refers_to_nothing_is_a_line(composer, override, said):
+    (line,) = value_mistakes(composer, override)
+    assert line.startswith(said)
+
+
 def test_a_line_reads_as_a_sentence(composer):
     assert value_mistakes(composer, "optimizer.lr=abc") == [
         "optimizer.lr='abc': should be a valid number (the default is 0.005, in conf/optimizer/adamw.yaml)"
@@ -177,6 +195,14 @@ def test_missing_values_do_not_hide_other_mistakes(composer):
         (["model=[", "seed=1"], ["model=[: no override"]),
         (["model=unet,reseg"], ["model=unet,reseg: several values need -m"]),
         (["-m", "model=unet,unett"], ["model=unett: there is no such option"]),
+        (["hydra.sweeper.ntrials=5", "hydra/sweeper=optuna", "-m"], ["hydra.sweeper.ntrials: unknown key"]),
+        (
+            ["hydra/sweeper=optuna", "hydra.sweeper.ntrials=5", "-m"],
+            ["hydra.sweeper.ntrials: unknown key. Did you mean 'hydra.sweeper.n_trials'?"],
+        ),
+        (["hydra.sweep.dirr=x"], ["hydra.sweep.dirr: unknown key. Did you mean 'hydra.sweep.dir'?"]),
+        (["-m", "hydra.sweeper.params={},{}"], ["jobs share the keys of hydra"]),
+        (["hydra/launcher=locl", "hydra.launcher.partition=x"], ["hydra/launcher=locl: there is no such option"]),
         (["experiment=familys"], ["experiment=familys: there is no such option", "Did you mean 'families'?"]),
     ],
 )

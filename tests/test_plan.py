@@ -6,16 +6,17 @@ from unittest.mock import MagicMock
 
 import pytest
 from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
+from omegaconf import OmegaConf, open_dict, read_write
 
 from segsweep import CONF_DIR, sweeper
-from segsweep.command import as_axes
+from segsweep.command import Preflight, as_axes
 from segsweep.composer import Composer
 from segsweep.config import fingerprint, semantic_part, settle
 from segsweep.hardware import pick_precision
 from segsweep.inspection import inspect_jobs, resolved
 from segsweep.plan import make_plan
 from segsweep.run import ConfigError, lock
+from segsweep.sweep.job import folder_name
 
 
 @pytest.fixture
@@ -57,6 +58,14 @@ def test_a_folder_name_holds_no_separator_and_stays_short(plan):
     assert all("/" not in name and len(name) < 180 for name in names(made))
 
 
+@pytest.mark.parametrize("shift", range(4))
+def test_a_folder_name_of_any_script_fits_the_file_system(tmp_path, shift):
+    name = folder_name(["a" * shift + "ф€" * 140], "0123456789abcdef")
+    assert len(name.encode()) <= 159
+    assert name.endswith("_01234567")
+    (tmp_path / name).mkdir()
+
+
 def test_a_key_that_only_some_models_have_is_left_out_of_the_others(plan):
     made = plan("model=unet,reseg", "model.recurrence=on,off")
     assert names(made) == ["model=unet", "model=reseg,model.recurrence=on", "model=reseg,model.recurrence=off"]
@@ -96,6 +105,47 @@ def test_states_follow_the_records(plan):
     assert made.states[3] == "running"
     assert made.pending == list(made.jobs[1:])
     assert made.seconds == 40  # four jobs like the finished one
+
+
+@pytest.mark.parametrize(
+    "override", ["optimizer.lr=${foo.bar}", "optimizer.lr=${oc.env:NOPE}", "seed=${hydra:job.num}"]
+)
+def test_what_refers_to_nothing_is_a_line_for_all_jobs(plan, override):
+    with pytest.raises(ConfigError) as caught:
+        plan("model=unet,reseg", override)
+    (line,) = str(caught.value).splitlines()
+    assert line.startswith(override.partition("=")[0])
+
+
+def sweep_config(*overrides, config_name="train"):
+    """As Hydra's app composes it: overrides of the sweep's own config, its own node included."""
+    return compose(config_name, list(overrides), return_hydra_config=True)
+
+
+def test_overrides_that_differ_in_an_interpolation_name_different_sweeps(plan):
+    names = set()
+    for lr in ("${seed}", "0", "${foo.bar}"):
+        cfg = sweep_config("seed=0", f"optimizer.lr={lr}", "hydra.run.dir=${hydra.job.num}")
+        Preflight().on_multirun_start(cfg)
+        names.add(cfg.name)
+    assert len(names) == 3
+
+
+def test_jobs_are_composed_from_the_file_that_was_named(tmp_path):
+    own = f"defaults: [train, _self_]\noptimizer: {{lr: 0.5}}\nhydra: {{searchpath: ['file://{CONF_DIR}']}}\n"
+    (tmp_path / "mine.yaml").write_text(own)
+    with initialize_config_dir(str(tmp_path), version_base="1.3"):
+        cfg = sweep_config(config_name="mine")
+        made = make_plan(tmp_path / "s", ["seed=0,1"], (), Composer.of(cfg), inspect_jobs)
+        with pytest.raises(ConfigError, match=r"optimizer\.lr='x'"):
+            make_plan(tmp_path / "s", ["optimizer.lr=x"], (), Composer.of(cfg), inspect_jobs)
+    assert [job.config["optimizer"]["lr"] for job in made.jobs] == [0.5, 0.5]
+
+
+def test_options_are_matched_by_a_pattern(plan):
+    assert names(plan("model=glob(unet*)")) == ["model=unet", "model=unetplusplus"]
+    with pytest.raises(ConfigError, match="no option is called like that"):
+        plan("model=glob(zz*)")
 
 
 def test_a_sweep_that_is_done_starts_nothing(plan, caplog):
@@ -192,3 +242,48 @@ def test_a_changed_config_under_the_same_name_is_refused(plan):
 def test_single_values_reach_the_jobs_as_axes_of_one_value(typed, axis):
     assert as_axes(["-m", typed]) == ["-m", axis]
     assert as_axes([typed]) == [typed]
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("name=x,y", "name=x,y: a sweep has one name"),
+        ("hydra.sweep.subdir=${hydra.job.num}", "hydra.sweep.subdir=${hydra.job.num}: this sweeper names jobs itself"),
+        ("hydra.job.chdir=true", "hydra.job.chdir=true: jobs stay in the folder"),
+    ],
+)
+def test_what_makes_no_difference_to_a_sweep_is_refused(plan, capsys, override, said):
+    is_hydras = override.startswith("hydra")
+    cfg = sweep_config(*[override] * is_hydras)
+    with read_write(cfg), open_dict(cfg):
+        cfg.hydra.overrides.task = ["seed=0,1", *[override] * (not is_hydras)]
+    with pytest.raises(SystemExit) as info:
+        Preflight().on_multirun_start(cfg)
+    assert info.value.code == 1
+    assert capsys.readouterr().err.startswith(f"error: {said}")
+
+
+def test_a_dry_run_of_one_run_says_where_and_whether_it_goes_on(plan, tmp_path, capsys):
+    """Nothing is written, and nothing trained."""
+
+    def dry(*overrides):
+        with pytest.raises(SystemExit) as info:
+            Preflight().on_run_start(sweep_config("trainer=cpu", "sweep.dry_run=true", *overrides))
+        said = capsys.readouterr()
+        return info.value.code, said.out + said.err
+
+    code, said = dry()
+    assert (code, said.splitlines()[-1]) == (0, "1 job: 1 new")
+    folder = tmp_path / "single"
+    place = f"hydra.run.dir={folder}"
+    assert dry("name=single", place) == (0, f"{folder}  new\n1 job: 1 new\n")
+    assert list(tmp_path.iterdir()) == []
+    plain = settle(OmegaConf.masked_copy(sweep_config("trainer=cpu"), [str(k) for k in sweep_config() if k != "hydra"]))
+    facts = {"fingerprint": fingerprint(plain), "config": semantic_part(plain)}
+    folder.mkdir()
+    for status, state in [("completed", "done"), ("failed", "retry"), ("interrupted", "continue")]:
+        (folder / "record.json").write_text(json.dumps({**facts, "status": status}))
+        assert dry("name=single", place) == (0, f"{folder}  {state}\n1 job: 1 {state}\n")
+    code, said = dry("name=single", place, "seed=3")
+    assert code == 1
+    assert "seed" in said

@@ -1,5 +1,6 @@
 """Searches: the space, the journal, and what survives failures, kills and damage. Training is played."""
 
+import contextlib
 import json
 import os
 import random
@@ -18,13 +19,18 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
 from segsweep import CONF_DIR, journal
+from segsweep.composer import Composer
 from segsweep.inspection import inspect_jobs
 from segsweep.report.search import search
 from segsweep.run import ConfigError, lock
+from segsweep.search.batches import Batches
+from segsweep.search.failed import failures
 from segsweep.search.plan import describe
 from segsweep.search.settings import check_settings
 from segsweep.search.space import space_of
+from segsweep.search.sweeper import end
 from segsweep.study import make_pruner, open_study
+from segsweep.sweep.failures import write_failures
 from tests.conftest import TINY, options
 from tests.searches import SPACE, Workers, params, plan_of, run, settings, states, statuses
 
@@ -75,6 +81,13 @@ def test_what_is_no_range_is_refused():
     assert "steps and tag(log" in refusal("data.batch_size=tag(log,range(2,9,2))")
     assert "nothing to search" in refusal("optimizer.lr=0.1")
     assert len(refusal("a=interval(1,1)", "b=interval(2,1)").splitlines()) == 2
+
+
+def test_options_are_matched_by_a_pattern():
+    found = space_of(["model=glob(unet*)"], Composer().parse).dimensions
+    assert [one.choices for one in found] == [("unet", "unetplusplus")]
+    with pytest.raises(ConfigError, match="no option is called like that"):
+        space_of(["model=glob(zz*)"], Composer().parse)
 
 
 def test_a_later_override_replaces_an_earlier_one():
@@ -178,6 +191,56 @@ def test_failures_in_a_row_end_a_search(tmp_path):
     assert not run(tmp_path, n_trials=10)[0].has_given_up
 
 
+def test_a_search_without_a_completed_trial_has_failed(tmp_path, caplog):
+    for completed, given_up, code in [(True, 0, None), (False, 0, 3), (True, 3, 3)]:
+        caplog.clear()
+        with pytest.raises(SystemExit) if code else contextlib.nullcontext() as info:
+            end(tmp_path, 2, completed, given_up)
+        assert code is None or info.value.code == code
+        assert "2 trials failed, listed in" in caplog.records[-1].message
+        assert f"{tmp_path.name}/failed.csv" in caplog.records[-1].message
+    assert end(tmp_path, 0, True, 0) is None
+    with pytest.raises(SystemExit):
+        end(tmp_path, 0, False, 0)  # all of them pruned
+
+
+def test_every_failed_trial_is_listed_those_of_earlier_commands_too(tmp_path):
+    run(tmp_path, workers=Workers(results={1: "failed", 2: float("nan")}), n_trials=4)
+    trials, _ = run(tmp_path, n_trials=5)
+    found = failures(trials)
+    assert [(one.job.index, one.error["class"]) for one in found] == [(1, "oom"), (2, "nan")]
+    write_failures(tmp_path, found)
+    lines = (tmp_path / "failed.csv").read_text().splitlines()
+    assert len(lines) == 3
+    assert f"optimizer.lr={params(tmp_path)[1]['optimizer.lr']}" in lines[1]
+
+
+class Raises:
+    """As the launcher of a cluster when a job was killed: the others of the batch have ended well."""
+
+    def __init__(self, workers, killed):
+        self.workers, self.killed, self.jobs = workers, killed, {}
+
+    def launch(self, job_overrides, initial_job_idx):
+        numbers = [int(text.split("=")[1]) for row in job_overrides for text in row if text.startswith("sweep.trial=")]
+        for number in numbers:
+            if number != self.killed:
+                self.workers.submit(self.jobs[number])
+                self.workers.outcome()
+        if self.killed in numbers:
+            raise RuntimeError("a job was killed")
+
+
+def test_a_killed_job_of_another_launcher_costs_one_trial(tmp_path, caplog):
+    launcher = Raises(Workers(), killed=1)
+    batches = Batches(launcher, 3)
+    submit = batches.submit
+    batches.submit = lambda job: (launcher.jobs.update({job.index: job}), submit(job))
+    run(tmp_path, workers=batches, n_trials=5)
+    assert states(tmp_path) == ["COMPLETE", "FAIL", "COMPLETE", "COMPLETE", "COMPLETE"]
+    assert "RuntimeError: a job was killed" in caplog.text
+
+
 def test_an_interrupted_trial_is_continued_in_its_folder(tmp_path):
     _, first = run(tmp_path, workers=Workers(at_once=2, results={2: "interrupted", 4: "interrupted"}), n_trials=5)
     assert states(tmp_path).count("RUNNING") == 2
@@ -250,6 +313,17 @@ def test_damage_inside_a_journal_is_named(tmp_path):
     file.write_text("".join([*lines[:3], "{nonsense\n", *lines[4:]]))
     with pytest.raises(ValueError, match="line 4 is damaged"):
         open_study(file)
+
+
+@pytest.mark.parametrize("entry", ["[1,2]", '{"op_code":2}', '{"op_code":8,"worker_id":"w","trial_id":0}', "3", "{}"])
+def test_a_line_that_is_no_entry_of_a_journal_is_named(tmp_path, entry):
+    run(tmp_path, n_trials=1)
+    file = tmp_path / journal.FILE
+    lines = file.read_text().splitlines(keepends=True)
+    file.write_text("".join([*lines[:3], f"{entry}\n", *lines[3:]]))
+    for read in (journal.about, open_study):
+        with pytest.raises(ValueError, match="line 4 is damaged"):
+            read(file)
 
 
 def test_another_search_in_the_same_folder_is_refused(tmp_path):
@@ -356,6 +430,20 @@ def test_a_dry_run_shows_the_space(tmp_path):
     assert "20 trials of at most 8 epochs: 3 completed, 0 pruned, 0 failed, 17 left, 1 of them begun" in shown
 
 
+def test_a_pruner_that_cannot_prune_says_so(tmp_path):
+    shown = describe(plan_of(tmp_path, *SPACE, "trainer.max_epochs=1", pruner="asha"), {})
+    assert "breadth_first=True), which ends nothing: runs of 1 epoch have no half" in shown
+
+
+@pytest.mark.parametrize(("given", "fix"), [("val/miou", "[val/miou]"), (5, "[val/miou]"), ([1], "[val/miou]")])
+def test_objectives_are_a_list(tmp_path, given, fix):
+    with pytest.raises(ConfigError) as error:
+        plan_of(tmp_path, objectives=given, inspect=inspect_jobs, check=check_settings)
+    (line,) = str(error.value).splitlines()
+    assert line.startswith("hydra.sweeper.objectives=")
+    assert line.endswith(f"Write e.g. hydra.sweeper.objectives={fix}")
+
+
 def test_the_report_tells_how_a_search_went(tmp_path):
     run(tmp_path, workers=Workers(results={3: "failed"}), n_trials=12, pruner="median")
     section = search([tmp_path])
@@ -420,6 +508,20 @@ def test_a_search_that_is_killed_20_times_has_its_30_trials(tmp_path):
     assert len(statuses(tmp_path / "s")) == 30
     with lock(tmp_path / "s"):
         pass  # nobody is left
+
+
+@pytest.mark.slow
+def test_a_search_in_which_every_trial_failed_exits_with_3(tmp_path):
+    command = [
+        *(sys.executable, "-m", "segsweep", "-m", *TINY, "model=unet", "model._target_=tests.misbehaving.Raises"),
+        *("hydra/sweeper=optuna", "hydra.sweeper.n_trials=2", "optimizer.lr=interval(1e-4,1e-2)"),
+        f"hydra.sweep.dir={tmp_path / 'search'}",
+    ]
+    for _ in range(2):  # nothing is left to do the second time, which makes it no better
+        result = subprocess.run(command, capture_output=True, text=True, timeout=300)
+        assert result.returncode == 3, result.stdout + result.stderr
+        assert "no trial has completed. 2 trials failed, listed in" in result.stdout + result.stderr
+    assert len((tmp_path / "search" / "failed.csv").read_text().splitlines()) == 3
 
 
 @pytest.mark.slow

@@ -4,9 +4,9 @@ import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import IntervalSweep, Override
 
-from segsweep.hints import did_you_mean
+from segsweep.hints import did_you_mean, written
 from segsweep.run import ConfigError
 
 
@@ -27,7 +27,7 @@ def axes_of(overrides: Sequence[str], parse: Callable[[str], Override]) -> list[
     """One axis a key in order of appearance; a later override of the same key replaces an earlier one.
 
     Raises:
-        ConfigError: values that a grid cannot enumerate, such as ``interval(0,1)``.
+        ConfigError: values that a grid cannot enumerate, such as ``interval(0,1)``, or ``glob(x*)`` without any.
     """
     axes: dict[str, Axis] = {}
     for text in overrides:
@@ -41,9 +41,12 @@ def _values(text: str, override: Override) -> Iterator[str]:
     if not override.is_sweep_override():
         yield text
         return
-    if not override.is_discrete_sweep():
+    if isinstance(override.value(), IntervalSweep):
         raise ConfigError(f"{text}: a grid needs single values. List them (key=a,b), or search: hydra/sweeper=optuna")
-    for value in override.sweep_string_iterator():
+    values = list(override.sweep_string_iterator())
+    if not values:
+        raise ConfigError(f"{text}: no option is called like that. segsweep --help lists them")
+    for value in values:
         yield f"{override.get_key_element()}={value}"
 
 
@@ -55,7 +58,8 @@ def product(axes: Sequence[Axis], zipped: Sequence[Sequence[str]]) -> Iterator[d
         zipped: groups of keys whose values are taken together, first with first.
 
     Raises:
-        ConfigError: a zipped key is not swept, is in two groups, or has another number of values than its partners.
+        ConfigError: ``zipped`` is no list of lists of keys; a zipped key is not swept, is in two groups, or has another
+            number of values than its partners.
     """
     by_key = {axis.key: axis for axis in axes}
     group_of = _zip_groups(by_key, zipped)
@@ -72,6 +76,7 @@ def product(axes: Sequence[Axis], zipped: Sequence[Sequence[str]]) -> Iterator[d
 
 
 def _zip_groups(by_key: dict[str, Axis], zipped: Sequence[Sequence[str]]) -> dict[str, list[str]]:
+    _check_shape(zipped)
     group_of: dict[str, list[str]] = {}
     for group in zipped:
         swept = [key for key, axis in by_key.items() if axis.varies]
@@ -87,3 +92,16 @@ def _zip_groups(by_key: dict[str, Axis], zipped: Sequence[Sequence[str]]) -> dic
         ordered = [key for key in by_key if key in group]
         group_of |= dict.fromkeys(ordered, ordered)
     return group_of
+
+
+def _check_shape(zipped: object) -> None:
+    """What was typed may be anything."""
+    if isinstance(zipped, list | tuple):
+        if all(isinstance(group, list | tuple) and all(isinstance(key, str) for key in group) for group in zipped):
+            return
+        if all(isinstance(key, str) for key in zipped):
+            raise ConfigError(f"sweep.zip={written(zipped)} has no groups. Write sweep.zip=[{written(zipped)}]")
+    raise ConfigError(
+        f"sweep.zip={written(zipped)} is no list of groups of keys. Write sweep.zip=[[a,b]], e.g. "
+        "sweep.zip=[[model,optimizer.lr]]"
+    )

@@ -6,6 +6,7 @@ and every part that can be built without data is built once, to hear its own com
 
 import inspect
 import json
+import os
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -30,6 +31,7 @@ _PASSED = {
     "scheduler": {"optimizer", "total_steps", "mode"},
     "trainer": {"logger", "callbacks", "plugins", "default_root_dir"},
 }
+_LONGEST_NAME = 255  # bytes
 _DOCTOR = "{}; segsweep-data with the same overrides looks at the masks and suggests it"
 _MISSING_HINTS = {
     "data.root": "the folder of the dataset, e.g. data.root=/data/camvid",
@@ -82,7 +84,16 @@ def _unresolved(cfg: DictConfig) -> Iterator[str]:
     try:
         OmegaConf.to_container(cfg, resolve=True)
     except OmegaConfBaseException as error:
-        yield f"{error.full_key}: {str(error).splitlines()[0]}"
+        yield f"{error.full_key}: {_how(str(error).splitlines()[0])}"
+
+
+def _how(message: str) -> str:
+    """What OmegaConf says of an interpolation, and what to write instead."""
+    if "interpolation type hydra" in message or "HydraConfig was not set" in message:
+        return "a run knows nothing of ${hydra:...}. Write the value itself, or refer to another key, e.g. ${seed}"
+    if "Environment variable" in message:
+        return f"{message}. Set the variable, or write a default: ${{oc.env:NAME,value}}"
+    return f"{message}. Refer to a key that there is, by its whole path, e.g. ${{data.num_classes}}"
 
 
 def _leaves(node: Any, path: str) -> Iterator[tuple[str, Any]]:
@@ -156,12 +167,14 @@ def _data_keys() -> set[str]:
 
 
 def _check_scalars(plain: dict[str, Any]) -> Iterator[str]:
-    seed = plain.get("seed")
+    seed = plain.get("seed", 0)  # one that refers to what is not there has been named already
     if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
         yield f"seed={shown(seed)} is not a whole number of 0 or more, e.g. seed=0"
     name = plain.get("name")
     if name is not None and (not isinstance(name, str | int) or str(name) in ("", ".", "..") or "/" in str(name)):
         yield f"name={shown(name)} does not name a folder; use letters, digits, '-' and '_'"
+    elif (length := len(os.fsencode(str(name)))) > _LONGEST_NAME:
+        yield f"name is {length} bytes long; file systems take {_LONGEST_NAME}. Choose a shorter one"
     data, loss = plain.get("data"), plain.get("loss")
     if "monitor" in plain and isinstance(data, dict) and isinstance(data.get("class_names"), list):
         from segsweep import metrics

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from hydra import compose, initialize_config_dir
+from hydra.core.config_loader import ConfigLoader
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import IntervalSweep
@@ -22,12 +23,15 @@ from omegaconf.errors import OmegaConfBaseException
 
 from segsweep import CONF_DIR
 from segsweep.allocator import keep_memory_between_steps
-from segsweep.config import GROUPS, TOP_LEVEL, is_silent, job_part
+from segsweep.config import GROUPS, TOP_LEVEL, fingerprint, is_silent, job_part, overrides_of, semantic_part, settle
 from segsweep.hints import did_you_mean, written
-from segsweep.run import ConfigError, new_folder
+from segsweep.run import ConfigError, new_folder, read_record, redact
+from segsweep.state import State, state_of
 
 VERSION_BASE = "1.3"
 _EXTRAS = {"ray": "ray", "submitit_slurm": "slurm", "submitit_local": "slurm"}  # launchers of other packages
+_OWN = "hydra_plugins.segsweep."  # where Hydra finds our sweepers and launcher
+_SUBDIR = "${hydra.job.override_dirname}"  # of a job, in conf/train.yaml
 _is_short = False  # whether run_app turns errors into lines
 _typed: list[str] | None = None  # the arguments of run_app
 
@@ -52,7 +56,7 @@ def run_app(app: Callable[[], None], arguments: list[str]) -> None:
         if getattr(error, "is_reported", False):  # the run has logged it already
             sys.exit(1)
         if isinstance(error, HydraException | OmegaConfBaseException):
-            stop(_all_mistakes(arguments) or [str(error).splitlines()[0]])
+            stop(_all_mistakes(arguments) or [_in_a_line(error)])
         if isinstance(lines := getattr(error, "lines", None), list):  # data that cannot be used: it says everything
             stop(lines)
         stop(str(error).splitlines() if isinstance(error, ConfigError) else [f"{type(error).__name__}: {error}"])
@@ -93,10 +97,16 @@ class Preflight(Callback):
         if config.name is None and not _is_typed(config, "hydra.run.dir"):
             choices = config.hydra.runtime.choices
             stem = f"{datetime.now():%Y-%m-%d_%H-%M-%S}_{choices.data}_{choices.model}"
+            if config.sweep.dry_run:
+                _stop_dry(f"{Path(config.hydra.run.dir).parent / stem}_<4 hex digits>", "new")
             with read_write(config):
                 config.hydra.run.dir = str(new_folder(Path(config.hydra.run.dir).parent, stem))
+        elif config.sweep.dry_run:
+            _stop_dry(config.hydra.run.dir, _state(Path(config.hydra.run.dir), job_part(config)))
 
     def _name_sweep(self, config: DictConfig) -> None:
+        if lines := list(_ignored(config)):
+            stop(lines)
         if config.name is not None:
             return
         if name := _name_of_typed_folder(config):
@@ -104,20 +114,53 @@ class Preflight(Callback):
                 config.name = name
                 config.hydra.overrides.task.append(f"name={written(name)}")
             return
-        overrides = config.hydra.overrides
-        params = [f"{key}={value}" for key, value in (config.hydra.sweeper.get("params") or {}).items()]
-        read = [text for text in (*params, *overrides.task) if not is_silent(text.partition("=")[0].lstrip("+~"))]
-        read += [text for text in overrides.hydra if _chooses_jobs(text)]
+        read = [text for text in _overrides_of_jobs(config) if not is_silent(text.partition("=")[0].lstrip("+~"))]
+        read += [text for text in overrides_of(config, "hydra") if _chooses_jobs(text)]
         digest = hashlib.sha256("\n".join(sorted(read)).encode()).hexdigest()
         with read_write(config):
             config.name = f"s{digest[:8]}"  # the letter keeps YAML from reading 12345e67 as a number
-            overrides.task.append(f"name={config.name}")
+            config.hydra.overrides.task.append(f"name={config.name}")
+
+
+def _ignored(config: DictConfig) -> Iterator[str]:
+    """A line for each setting that would make no difference to a sweep."""
+    for text in _overrides_of_jobs(config):
+        if text.startswith("name=") and OverridesParser.create().parse_override(text).is_sweep_override():
+            yield f"{text}: a sweep has one name, and its jobs are named by what is swept. Give one, or leave it out"
+    hydra: dict[str, Any] = OmegaConf.to_container(config.hydra, resolve=False)  # type: ignore[assignment]
+    sweeper, launcher = (str(hydra[plugin].get("_target_")) for plugin in ("sweeper", "launcher"))
+    subdir = hydra["sweep"]["subdir"]
+    if sweeper.startswith(_OWN) and subdir != _SUBDIR:
+        yield f"hydra.sweep.subdir={subdir}: this sweeper names jobs itself, by what is swept. Leave it out"
+    if launcher.startswith(_OWN) and hydra["job"]["chdir"]:
+        yield "hydra.job.chdir=true: jobs stay in the folder where the command was typed. Leave it out"
+
+
+def _state(folder: Path, config: DictConfig) -> State:
+    """Whether a run would begin, go on or be refused."""
+    plain = settle(config)
+    try:
+        identity = {"fingerprint": fingerprint(plain), "config": redact(semantic_part(plain))}
+        return state_of(folder, read_record(folder), identity)
+    except ValueError as error:  # another config, or a damaged record
+        stop(str(error).splitlines())
+
+
+def _stop_dry(folder: str, state: State) -> NoReturn:
+    """Prints what would run, as a sweep does, and stops."""
+    print(f"{folder}  {state}\n1 job: 1 {state}")
+    sys.exit(0)
+
+
+def _overrides_of_jobs(config: DictConfig) -> list[str]:
+    """What the jobs of a sweep are made of, as typed: texts that are equal for the sweep need not be for its jobs."""
+    params = OmegaConf.to_container(config.hydra.sweeper, resolve=False).get("params") or {}  # type: ignore[union-attr]
+    return [*(f"{key}={value}" for key, value in params.items()), *overrides_of(config, "task")]
 
 
 def _name_of_typed_folder(config: DictConfig) -> str:
     """The last part of a folder that was typed, which serves as a name; empty if none was, or if it asks for one."""
-    overrides: list[str] = OmegaConf.to_container(config.hydra.overrides.hydra, resolve=False)  # type: ignore[assignment]
-    folders = [text for text in overrides if text.startswith("hydra.sweep.dir=")]
+    folders = [text for text in overrides_of(config, "hydra") if text.startswith("hydra.sweep.dir=")]
     return Path(config.hydra.sweep.dir).absolute().name if folders and "${name}" not in folders[-1] else ""
 
 
@@ -131,7 +174,9 @@ def _chooses_jobs(override: str) -> bool:
 def _no_warning_instead() -> Iterator[None]:
     try:
         yield
-    except (HydraException, OmegaConfBaseException):
+    except OmegaConfBaseException as error:
+        stop(_all_mistakes(sys.argv[1:]) or [_in_a_line(error)])
+    except HydraException:
         stop(_all_mistakes(sys.argv[1:]) or [traceback.format_exc()])
     except Exception:
         stop(["the config cannot be checked, which is a defect of segsweep: " + traceback.format_exc()])
@@ -166,8 +211,13 @@ def compose_job(overrides: list[str]) -> tuple[DictConfig, dict[str, str]]:
     return job_part(cfg), dict(cfg.hydra.runtime.choices)
 
 
+def _in_a_line(error: Exception) -> str:
+    key, first = getattr(error, "full_key", None), str(error).splitlines()[0]
+    return f"{key}: {first}" if key else first
+
+
 def _is_typed(config: DictConfig, key: str) -> bool:
-    return any(override.startswith(f"{key}=") for override in config.hydra.overrides.hydra)
+    return any(override.startswith(f"{key}=") for override in overrides_of(config, "hydra"))
 
 
 def _refuse(config: DictConfig, choices: DictConfig) -> None:
@@ -196,19 +246,29 @@ def _all_mistakes(arguments: list[str]) -> list[str]:
     is_sweep = bool({"-m", "--multirun"} & set(arguments))
     lines: list[str] = []
     accepted: list[str] = []
+    has_wrong_plugin = False
     with initialize_config_dir(str(CONF_DIR), version_base=VERSION_BASE):
+        loader = GlobalHydra.instance().config_loader()
         for argument in arguments:
-            if argument.startswith("-") or argument.startswith("hydra."):
+            if argument.startswith("-"):
                 continue
+            is_hydras = argument.startswith("hydra.")
+            if is_hydras and has_wrong_plugin:
+                continue  # its keys are not known
             try:
-                values = _single_values(argument)
-                if len(values) > 1 and not is_sweep:
+                values = _single_values(argument, loader)
+                if len(values) > 1 and is_hydras:
+                    lines.append(
+                        f"{argument}: jobs share the keys of hydra. Give one value; a list is written key=[a,b]"
+                    )
+                elif len(values) > 1 and not is_sweep:
                     lines.append(f"{argument}: several values need -m, for a sweep; a list is written key=[a,b]")
                 for override in values:
                     compose("train", [*accepted, override])
-                accepted.append(values[0])
+                accepted += values[:1]
             except (HydraException, OmegaConfBaseException) as error:
                 lines.append(explain(argument, error, accepted))
+                has_wrong_plugin |= argument.startswith("hydra/")
         if lines:
             from segsweep.check import mistakes
 
@@ -217,9 +277,10 @@ def _all_mistakes(arguments: list[str]) -> list[str]:
     return lines
 
 
-def _single_values(argument: str) -> list[str]:
+def _single_values(argument: str, loader: ConfigLoader | None = None) -> list[str]:
     """``model=unet,reseg`` -> ``model=unet`` and ``model=reseg``; what is not swept is itself."""
     override = OverridesParser.create().parse_override(argument)
+    override.config_loader = loader  # glob(...) asks it for the options
     if not override.is_sweep_override():
         return [argument]
     interval = override.value()
@@ -228,13 +289,14 @@ def _single_values(argument: str) -> list[str]:
     return [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
 
 
-def explain(argument: str, error: Exception, accepted: list[str]) -> str:
+def explain(argument: str, error: Exception, accepted: list[str], config_name: str = "train") -> str:
     """Why Hydra refuses an override, in one line that says how to write it.
 
     Args:
         argument: the override.
         error: what Hydra raised.
         accepted: overrides that are fine, to say what else there is.
+        config_name: of the file that is composed.
     """
     if isinstance(error, OverrideParseException) or type(error) is HydraException:  # the grammar raises either
         detail = str(error).splitlines()[0]
@@ -251,9 +313,10 @@ def explain(argument: str, error: Exception, accepted: list[str]) -> str:
             return f"{group}={option}: there is no such option. {did_you_mean(option, error.options)}"
     key = argument.partition("=")[0].lstrip("+~")
     parent, _, leaf = key.rpartition(".")
-    node = OmegaConf.select(compose("train", accepted), parent) if parent else dict.fromkeys([*TOP_LEVEL, "experiment"])
+    cfg = compose(config_name, accepted, return_hydra_config=key.startswith("hydra."))
+    node = OmegaConf.select(cfg, parent) if parent else dict.fromkeys([*TOP_LEVEL, "experiment"])
     if node is None:
-        return f"{key}: unknown key. {_nearest_parent(parent, compose('train', accepted))}"
+        return f"{key}: unknown key. {_nearest_parent(parent, cfg)}"
     reason = str(error.__cause__ or error)
     inside = node.get(leaf) if OmegaConf.is_dict(node) else None
     if isinstance(inside, DictConfig) and (unknown := re.search(r"Key '(.*)' is not in struct", reason)):

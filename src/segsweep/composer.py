@@ -6,7 +6,7 @@ Hydra composes a config in 50 ms and more; putting values into a copy of one tha
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 from hydra import compose
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
@@ -15,7 +15,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 
-from segsweep.config import job_part
+from segsweep.config import job_part, overrides_of
 
 
 @dataclass(frozen=True)
@@ -27,16 +27,28 @@ class Composed:
 
 
 class Composer:
-    """Composes overrides below a Hydra app or ``hydra.initialize``; remembers every choice of groups."""
+    """Composes overrides below a Hydra app or ``hydra.initialize``; remembers every choice of groups.
 
-    def __init__(self, hydra_overrides: Sequence[str] = ()) -> None:
-        self._hydra_overrides = list(hydra_overrides)
+    Args:
+        hydra_overrides: of Hydra's own node, for every job.
+        config_name: of the file that is composed, as ``--config-name`` has it.
+    """
+
+    def __init__(self, hydra_overrides: Sequence[str] = (), config_name: str = "train") -> None:
+        self._hydra_overrides, self.config_name = list(hydra_overrides), config_name
         self._parser = OverridesParser.create()
         self._bases: dict[tuple[str, ...], Composed] = {}
 
+    @classmethod
+    def of(cls, config: DictConfig) -> Self:
+        """For the jobs of a sweep, from its composed config with Hydra's own node."""
+        return cls(overrides_of(config, "hydra"), config.hydra.job.config_name)
+
     def parse(self, override: str) -> Override:
         """Reads one override in Hydra's grammar."""
-        return self._parser.parse_override(override)
+        parsed = self._parser.parse_override(override)
+        parsed.config_loader = GlobalHydra.instance().config_loader()  # glob(...) asks it for the options
+        return parsed
 
     def is_group(self, override: Override) -> bool:
         """Whether the override chooses an option of a group, rather than a value."""
@@ -51,7 +63,7 @@ class Composer:
         """
         key = tuple(groups)
         if key not in self._bases:
-            cfg = compose("train", [*self._hydra_overrides, *groups], return_hydra_config=True)
+            cfg = compose(self.config_name, [*self._hydra_overrides, *groups], return_hydra_config=True)
             config = job_part(cfg)
             self._bases[key] = Composed(config, {k: v for k, v in cfg.hydra.runtime.choices.items() if v is not None})
         return self._bases[key]

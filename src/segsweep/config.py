@@ -66,6 +66,17 @@ def job_part(cfg: DictConfig) -> DictConfig:
     return OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
 
 
+def overrides_of(cfg: DictConfig, part: str) -> list[str]:
+    """The overrides of a config, interpolations in them as they were typed.
+
+    Args:
+        cfg: composed, with Hydra's own node.
+        part: ``task``, or ``hydra`` for those of that node.
+    """
+    typed: list[str] = OmegaConf.to_container(cfg.hydra.overrides[part], resolve=False)  # type: ignore[assignment]
+    return typed
+
+
 def is_silent(key: str) -> bool:
     """Whether a dotted key changes no result."""
     return any(key == path or key.startswith(f"{path}.") for path in NON_SEMANTIC)

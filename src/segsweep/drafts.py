@@ -110,7 +110,7 @@ def _wrong_groups(groups: Sequence[str], composer: Composer) -> list[str]:
         try:
             composer.base([text])
         except _ERRORS as error:
-            lines.append(explain(text, error, []))
+            lines.append(explain(text, error, [], composer.config_name))
     return lines or [f"{' '.join(groups)}: these choices cannot be composed with each other"]
 
 
@@ -120,5 +120,5 @@ def _wrong_values(groups: Sequence[str], values: Sequence[Override], composer: C
         try:
             composer.compose(groups, [value])
         except _ERRORS as error:
-            lines.append(explain(str(value.input_line), error, list(groups)))
+            lines.append(explain(str(value.input_line), error, list(groups), composer.config_name))
     return lines or [f"{' '.join(str(value.input_line) for value in values)}: these values contradict each other"]

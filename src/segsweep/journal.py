@@ -14,6 +14,19 @@ from typing import Any
 FILE = "study.journal"  # in the folder of the search
 ABOUT = "search"  # attribute of the study that says what is searched, and how
 _SET_STUDY_ATTRIBUTE = 2  # Optuna's number for that operation
+# What the entries of Optuna's operations have beside op_code and worker_id, as its JournalStorage reads them.
+_FIELDS: dict[int, dict[str, type | tuple[type, ...]]] = {
+    0: {"study_name": str, "directions": list},
+    1: {"study_id": int},
+    2: {"study_id": int, "user_attr": dict},
+    3: {"study_id": int, "system_attr": dict},
+    4: {"study_id": int},
+    5: {"trial_id": int, "param_name": str, "param_value_internal": (int, float), "distribution": str},
+    6: {"trial_id": int, "state": int, "values": (list, type(None))},
+    7: {"trial_id": int, "step": int, "intermediate_value": (int, float, type(None))},
+    8: {"trial_id": int, "user_attr": dict},
+    9: {"trial_id": int, "system_attr": dict},
+}
 
 
 class Journal:
@@ -44,6 +57,8 @@ class Journal:
                 continue
             try:
                 entry = json.loads(line)
+                if not _is_entry(entry):
+                    raise ValueError
             except ValueError:
                 raise ValueError(
                     f"{self.file}: line {number + 1} is damaged. Remove it and all below: what the trials wrote into "
@@ -73,6 +88,13 @@ def about(file: Path) -> dict[str, Any] | None:
         if entry.get("op_code") == _SET_STUDY_ATTRIBUTE and ABOUT in entry["user_attr"]:
             found = entry["user_attr"][ABOUT]
     return found
+
+
+def _is_entry(entry: object) -> bool:
+    """Whether Optuna can read it; operations that are not known here are its own affair."""
+    if not isinstance(entry, dict) or not isinstance(entry.get("op_code"), int) or "worker_id" not in entry:
+        return False
+    return all(key in entry and isinstance(entry[key], kind) for key, kind in _FIELDS.get(entry["op_code"], {}).items())
 
 
 def _lines(file: Path, offset: int) -> Iterator[bytes]:

@@ -17,7 +17,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from segsweep.command import typed
-from segsweep.config import job_part
+from segsweep.config import job_part, overrides_of
 from segsweep.inspection import JobConfig, inspect_jobs, resolved
 from segsweep.run import FINISHED, ConfigError
 from segsweep.sweep import Job, Outcome, SweepOptions
@@ -203,7 +203,7 @@ def _jobs(composed: Sequence[DictConfig], first: int) -> list[Job]:
         Job(
             index=first + i,
             folder=Path(cfg.hydra.sweep.dir) / cfg.hydra.sweep.subdir,
-            overrides=tuple(cfg.hydra.overrides.task),
+            overrides=tuple(overrides_of(cfg, "task")),
             config=part.config,
             choices=part.choices,
             fingerprint=verdict.fingerprint,

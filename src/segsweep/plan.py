@@ -4,20 +4,19 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 from segsweep.axes import axes_of, product
 from segsweep.composer import Composer
 from segsweep.config import is_silent
 from segsweep.drafts import Draft, draft
 from segsweep.inspection import JobConfig, Verdict
-from segsweep.run import FINISHED, ConfigError, is_running, refuse_other_config
+from segsweep.run import ConfigError
+from segsweep.state import State, state_of
 from segsweep.sweep import Job
 from segsweep.sweep.job import folder_name
 from segsweep.sweep.records import records
 
-State = Literal["done", "continue", "retry", "running", "new"]
-STATES: tuple[State, ...] = get_args(State)
 Inspect = Callable[[list[JobConfig]], list[Verdict]]
 
 
@@ -73,7 +72,10 @@ def make_plan(
     _refuse_twins(drafts.jobs, verdicts)
     found = records(folder)
     jobs = _jobs(folder, drafts.jobs, verdicts, varying, found)
-    states = tuple(_state(job, verdict, found) for job, verdict in zip(jobs, verdicts, strict=True))
+    states = tuple(
+        state_of(job.folder, found.get(job.folder), {"fingerprint": job.fingerprint, "config": verdict.config})
+        for job, verdict in zip(jobs, verdicts, strict=True)
+    )
     left = [job for job, state in zip(jobs, states, strict=True) if state != "done"]
     return Plan(folder, jobs, states, drafts.dropped, drafts.num_equal, _estimate(left, found))
 
@@ -115,20 +117,6 @@ def _jobs(
         identity = (verdict.fingerprint, verdict.kind, verdict.config or {})
         jobs.append(Job(index, run, overrides, config, choices, *identity))
     return tuple(jobs)
-
-
-def _state(job: Job, verdict: Verdict, found: Mapping[Path, dict[str, Any]]) -> State:
-    record = found.get(job.folder)
-    if record is None:
-        return "running" if is_running(job.folder) else "new"
-    if not record:  # damaged: it is put aside before the job starts
-        return "running" if is_running(job.folder) else "retry"
-    refuse_other_config(job.folder, record, {"fingerprint": job.fingerprint, "config": verdict.config})
-    if record["status"] in FINISHED:
-        return "done"
-    if is_running(job.folder):
-        return "running"
-    return "retry" if record["status"] == "failed" else "continue"
 
 
 def _estimate(left: Sequence[Job], found: Mapping[Path, Mapping[str, Any]]) -> float | None:

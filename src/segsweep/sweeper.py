@@ -20,8 +20,9 @@ from segsweep.endings import disk_advice
 from segsweep.hints import written
 from segsweep.inspection import inspect_jobs
 from segsweep.launcher import LocalLauncher, finish, sweep_options
-from segsweep.plan import STATES, Plan, make_plan
+from segsweep.plan import Plan, make_plan
 from segsweep.run import FINISHED, ConfigError, LockedError, lock
+from segsweep.state import STATES
 from segsweep.sweep import Job, Outcome
 from segsweep.sweep.ending import outcome_of
 from segsweep.sweep.failures import write_failures
@@ -69,9 +70,15 @@ class GridSweeper(Sweeper):
         options = sweep_options(self.config)
         folder = Path(self.config.hydra.sweep.dir)
         overrides = [*(f"{key}={value}" for key, value in self.params.items()), *arguments]
-        composer = Composer(list(self.config.hydra.overrides.hydra))
+        composer = Composer.of(self.config)
         try:
-            plan = make_plan(folder, overrides, options.zip or (), composer, lambda jobs: call(inspect_jobs, jobs))
+            plan = make_plan(
+                folder,
+                overrides,
+                () if options.zip is None else options.zip,
+                composer,
+                lambda jobs: call(inspect_jobs, jobs),
+            )
             if options.dry_run:
                 print(describe(plan, self._num_at_once(plan)))
                 return []

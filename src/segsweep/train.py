@@ -45,7 +45,8 @@ def app(cfg: DictConfig) -> float | None:
     """Hydra's task function: trains in the job's folder and returns the monitored metric, which sweepers optimise."""
     job = HydraConfig.get()
     is_sweep = job.mode == RunMode.MULTIRUN
-    origin = origin_of(job.runtime.choices, job.overrides.task, cfg.name if is_sweep else None)
+    overrides: list[str] = OmegaConf.to_container(job.overrides.task, resolve=False)  # type: ignore[assignment]
+    origin = origin_of(job.runtime.choices, overrides, cfg.name if is_sweep else None)
     try:
         return run_job(cfg, Path(job.runtime.output_dir), origin)
     except Exception as error:

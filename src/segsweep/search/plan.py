@@ -10,6 +10,7 @@ from segsweep import journal
 from segsweep.composer import Composer
 from segsweep.config import is_silent
 from segsweep.halving import SuccessiveHalving
+from segsweep.hints import written
 from segsweep.inspection import JobConfig, Verdict
 from segsweep.run import ConfigError, flatten, redact_overrides
 from segsweep.search.proposal import Proposals
@@ -74,8 +75,15 @@ def make_plan(
     verdicts = inspect([probe.job for probe in probes])
     resolved = [probe.job.resolved for probe in probes if probe.job.resolved is not None]
     lines = [line for verdict in verdicts for line in verdict.lines]
+    given = settings.get("objectives")
+    if given is not None and not (isinstance(given, list) and all(isinstance(name, str) for name in given)):
+        lines.append(
+            f"hydra.sweeper.objectives={written(given)} is no list of names. Write e.g. hydra.sweeper.objectives="
+            f"{written([given] if isinstance(given, str) else ['val/miou'])}"
+        )
+        settings, given = {**settings, "objectives": None}, None
     if resolved:
-        objectives = _objectives(settings.get("objectives"), resolved)
+        objectives = _objectives(given, resolved)
         settings = _settle(settings, resolved)
         finding = check(settings, space, objectives, list(resolved[0]["data"].get("class_names") or []))
         lines += finding.lines
@@ -168,7 +176,8 @@ def describe(plan: SearchPlan, states: Mapping[str, int]) -> str:
     for part in ("sampler", "pruner"):
         lines.append(f"{part}: {_called(about[part])}")
     if halving := SuccessiveHalving.of(about["pruner"]):
-        lines[-1] += f" after {', '.join(map(str, halving.rungs(about['epochs'])))} epochs"
+        rungs = ", ".join(map(str, halving.rungs(about["epochs"])))
+        lines[-1] += f" after {rungs} epochs" if rungs else ", which ends nothing: runs of 1 epoch have no half"
     counts = Counter(states)
     done = counts["COMPLETE"] + counts["PRUNED"] + counts["FAIL"]
     said = f"{counts['COMPLETE']} completed, {counts['PRUNED']} pruned, {counts['FAIL']} failed"

@@ -102,8 +102,8 @@ def space_of(overrides: Sequence[str], parse: Callable[[str], Override]) -> Spac
     """Reads a space; a later override of the same key replaces an earlier one.
 
     Args:
-        overrides: of the task: ``a,b``, ``choice(a,b)``, ``range(1,9,2)``, ``interval(0,1)``, ``int(interval(1,9))``,
-            any of them in ``tag(log,...)``; all others are fixed.
+        overrides: of the task: ``a,b``, ``choice(a,b)``, ``glob(a*)``, ``range(1,9,2)``, ``interval(0,1)``,
+            ``int(interval(1,9))``, any of them in ``tag(log,...)``; all others are fixed.
         parse: reads one override.
 
     Raises:
@@ -136,6 +136,8 @@ def _dimension(text: str, override: Override) -> Dimension | str:
         if len(values) > 1:
             return _numbers(text, key, values[0], values[-1], values[1] - values[0], value.tags)
     choices = tuple(dict.fromkeys(override.sweep_string_iterator()))
+    if not choices:
+        raise ConfigError(f"{text}: no option is called like that. segsweep --help lists them")
     return Dimension(key, "categorical", choices) if len(choices) > 1 else f"{key}={choices[0]}"
 
 

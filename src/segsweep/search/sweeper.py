@@ -20,7 +20,7 @@ from segsweep.inspection import inspect_jobs
 from segsweep.launcher import EXIT_SOME_FAILED, LocalLauncher, sweep_options
 from segsweep.run import ConfigError, lock
 from segsweep.sweep import SweepOptions
-from segsweep.sweep.failures import write_failures
+from segsweep.sweep.failures import FILE, write_failures
 from segsweep.sweep.processes import WARM, call, warm_up
 from segsweep.sweep.records import put_damaged_aside
 
@@ -63,7 +63,7 @@ class OptunaSweeper(Sweeper):
             The best value of the first objective; None if there is none.
 
         Raises:
-            SystemExit: the search gave up (3), or was interrupted.
+            SystemExit: the search gave up or nothing has completed (3), or it was interrupted.
         """
         from segsweep.search.plan import describe, make_plan
         from segsweep.search.settings import check_settings
@@ -71,7 +71,7 @@ class OptunaSweeper(Sweeper):
         options = sweep_options(self.config)
         folder = Path(self.config.hydra.sweep.dir)
         overrides = [*(f"{key}={value}" for key, value in self.params.items()), *arguments]
-        composer = Composer(list(self.config.hydra.overrides.hydra))
+        composer = Composer.of(self.config)
 
         def check(*settings: Any) -> Any:
             return call(check_settings, *settings)
@@ -96,6 +96,7 @@ class OptunaSweeper(Sweeper):
 
     def _search(self, plan: "SearchPlan", options: SweepOptions) -> float | None:
         from segsweep.search.batches import Batches
+        from segsweep.search.failed import failures
         from segsweep.search.trials import Trials, summary
 
         trials = Trials(plan, _inspect)
@@ -107,17 +108,44 @@ class OptunaSweeper(Sweeper):
             else:
                 trials.run(Batches(self.launcher, options.jobs if isinstance(options.jobs, int) else 1))
         finally:
-            write_failures(plan.folder, trials.outcomes)
+            failed = failures(trials)
+            write_failures(plan.folder, failed)
             log.info("%s: %s", os.path.relpath(plan.folder), summary(trials.study))
-        if trials.has_given_up:
-            log.error(
-                "the last %d trials failed: the search has given up. See failed.csv; the same command goes on, "
-                "hydra.sweeper.max_consecutive_failures=null never gives up",
-                trials.num_failures,
-            )
-            raise SystemExit(EXIT_SOME_FAILED)
         best = trials.study.best_trials
+        end(plan.folder, len(failed), bool(best), trials.num_failures if trials.has_given_up else 0)
         return best[0].values[0] if best else None
+
+
+def end(folder: Path, num_failed: int, has_completed: bool, num_last_failed: int) -> None:
+    """Says how a search ended. A failed trial that it got over is no failure of the search.
+
+    Args:
+        folder: of the search.
+        num_failed: trials that failed, of all commands.
+        has_completed: whether any trial has.
+        num_last_failed: trials in a row because of which the search has given up, 0: it has not.
+
+    Raises:
+        SystemExit: nothing has completed, or the search gave up (3).
+    """
+    listed = f"{num_failed} trials failed, listed in {os.path.relpath(folder / FILE)}."
+    if num_last_failed:
+        log.error(
+            "the last %d trials failed: the search has given up. %s The same command goes on, "
+            "hydra.sweeper.max_consecutive_failures=null never gives up",
+            num_last_failed,
+            listed,
+        )
+    elif not has_completed:
+        log.error(
+            "no trial has completed. %sFailed trials are not tried again: mend the cause and choose another name=, or "
+            "ask for more trials with hydra.sweeper.n_trials",
+            f"{listed} " * bool(num_failed),
+        )
+    elif num_failed:
+        log.warning("%s The search got over them; they are not tried again", listed)
+    if num_last_failed or not has_completed:
+        raise SystemExit(EXIT_SOME_FAILED)
 
 
 def plain(node: Any) -> Any:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-_LONGEST_NAME = 150  # characters; file systems take 255 bytes
+_LONGEST_NAME = 150  # bytes; file systems take 255, and more follows it at times
 
 
 def folder_name(parts: Iterable[str], fingerprint: str) -> str:
@@ -14,9 +14,14 @@ def folder_name(parts: Iterable[str], fingerprint: str) -> str:
 
     >>> folder_name(["model=unet", "data.root=/a b"], "0123456789abcdef")
     'model=unet,data.root=_a_b'
+    >>> folder_name(["fault=" + 100 * "ф"], "0123456789abcdef") == "fault=" + 72 * "ф" + "_01234567"
+    True
     """
     name = re.sub(r"[^\w.,=+\-\[\]{}()]", "_", ",".join(parts))
-    return name if len(name) <= _LONGEST_NAME else f"{name[:_LONGEST_NAME]}_{fingerprint[:8]}"
+    whole = name.encode()
+    if len(whole) <= _LONGEST_NAME:
+        return name
+    return f"{whole[:_LONGEST_NAME].decode(errors='ignore')}_{fingerprint[:8]}"  # no half character at the cut
 
 
 @dataclass(frozen=True)
