@@ -108,7 +108,7 @@ def test_names_tell_configurations_apart(write):
     write("b", "unet", 0, 0.7, lr=0.02, overrides=["optimizer.lr=0.02"])
     sweep = write("c", "unet", 0, 0.6, fingerprint_without_seed="another")
     names = [row["configuration"] for row in table(sweep)]
-    assert names[:2] == ["optimizer.lr=0.01", "optimizer.lr=0.02"]
+    assert names == ["optimizer.lr=0.01 (1)", "optimizer.lr=0.02", "optimizer.lr=0.01 (2)"]
 
 
 def test_equal_choices_are_told_apart_by_what_nobody_typed(write):

@@ -20,7 +20,7 @@ def test_what_belongs_to_the_sweep_or_the_place_is_left_out():
 def test_precision_is_written_out_once():
     chosen = {"overrides": ["model=unet"], "precision": "bf16-mixed"}
     assert command(chosen) == "segsweep model=unet trainer.precision=bf16-mixed"
-    typed = {"overrides": ["trainer.precision=32-true"], "precision": "32-true"}
+    typed = {"overrides": ["trainer.precision=auto", "hydra/launcher=slurm"], "precision": "32-true"}
     assert command(typed) == "segsweep trainer.precision=32-true"
 
 

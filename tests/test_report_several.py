@@ -41,7 +41,9 @@ def test_differences_on_each_dataset_come_first(tmp_path):
     assert [row[0] for row in scores.rows] == ["model=unet", "model=reseg", "model=conv_autoencoder"]
     assert len(differences.rows) == 3
     assert all(cell.startswith("+0.0") for cell in differences.rows[0][2:5])
-    assert "model=unet is better than model=reseg on 3 of 3 datasets, worse on 0, not told apart on 0" in part.sentences
+    assert part.sentences[0].startswith(
+        "model=unet scores higher than model=reseg on 3 of 3 datasets, lower on 0, undecided"
+    )
     assert any(line.startswith("no ranks: with fewer than 6 datasets") for line in part.sentences)
     assert part.figures == []
 

@@ -316,12 +316,23 @@ def test_pairing_takes_out_what_images_do_to_both(sweep):
     assert pair.difference.high - pair.difference.low < 0.3 * (poor.both.high - poor.both.low)
 
 
+def test_two_seeds_are_too_few_however_clear(tmp_path):
+    for model, skill in (("good", 0.9), ("poor", 0.5)):
+        for seed in range(2):
+            write_run(tmp_path / f"{model}{seed}", skill, seed, model=model)
+    found = judged(tmp_path)
+    pair = pair_of(found, "good", "poor")
+    assert pair.verdict is Verdict.TOO_FEW_SEEDS
+    assert pair.more_seeds >= 1
+    assert found.standings[0].both is None  # two seeds say too little of their spread to set it against images'
+
+
 def test_one_seed_is_too_few(tmp_path):
     for model, skill in (("good", 0.9), ("poor", 0.8)):
         write_run(tmp_path / model, skill, 0, model=model)
     found = judged(tmp_path)
     pair = pair_of(found, "good", "poor")
-    assert (pair.verdict, pair.more_seeds, pair.probability) == (Verdict.TOO_FEW_SEEDS, 1, 1.0)
+    assert (pair.verdict, pair.more_seeds, pair.probability) == (Verdict.TOO_FEW_SEEDS, 2, 1.0)
     assert pair.difference.low is None
     assert found.standings[0].both is None
     assert found.standings[0].images.low is not None

@@ -25,7 +25,9 @@ class RunLogger(TensorBoardLogger):
 
     def log_metrics(self, metrics: Any, step: int | None = None) -> None:
         """Writes an epoch's points at once: a killed run has those of all epochs that it has checkpoints of."""
-        super().log_metrics(metrics, step)
+        # Training, validation and test each come with the epoch: one point of it is enough.
+        is_training = any(key.startswith("train/") for key in metrics)
+        super().log_metrics({k: v for k, v in metrics.items() if k != "epoch" or is_training}, step)
         self.experiment.flush()
 
     def save(self) -> None:

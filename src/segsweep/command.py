@@ -128,11 +128,11 @@ def _ignored(config: DictConfig) -> Iterator[str]:
         if text.startswith("name=") and OverridesParser.create().parse_override(text).is_sweep_override():
             yield f"{text}: a sweep has one name, and its jobs are named by what is swept. Give one, or leave it out"
     hydra: dict[str, Any] = OmegaConf.to_container(config.hydra, resolve=False)  # type: ignore[assignment]
-    sweeper, launcher = (str(hydra[plugin].get("_target_")) for plugin in ("sweeper", "launcher"))
-    subdir = hydra["sweep"]["subdir"]
+    sweeper, launcher = (str((hydra.get(plugin) or {}).get("_target_")) for plugin in ("sweeper", "launcher"))
+    subdir = hydra["sweep"].get("subdir", _SUBDIR)
     if sweeper.startswith(_OWN) and subdir != _SUBDIR:
         yield f"hydra.sweep.subdir={subdir}: this sweeper names jobs itself, by what is swept. Leave it out"
-    if launcher.startswith(_OWN) and hydra["job"]["chdir"]:
+    if launcher.startswith(_OWN) and (hydra.get("job") or {}).get("chdir"):
         yield "hydra.job.chdir=true: jobs stay in the folder where the command was typed. Leave it out"
 
 

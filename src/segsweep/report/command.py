@@ -21,6 +21,7 @@ from segsweep.report.reproduce import caveats, command
 from segsweep.report.runs import Comparison, compare, find_records
 from segsweep.report.search import search
 from segsweep.report.section import Section
+from segsweep.report.table import printable
 
 _WIDTH = 150  # characters, where nobody looks: a file or a pipe
 
@@ -60,7 +61,7 @@ def _report(options: argparse.Namespace) -> None:
     for comparison, judgement in zip(comparisons, judgements, strict=True):
         console.print(screen(comparison, judgement))
         for line in notes(comparison, judgement):
-            console.print(line, markup=False, highlight=False)
+            console.print(printable(line), markup=False, highlight=False)
     for section in sections:
         section.show(console)
     names = ["index.html", "report.md, leaderboard.csv, .json, .tex", *(section.files for section in sections)]
@@ -93,14 +94,22 @@ def _print_command(folders: Sequence[Path]) -> None:
     """The commands go to the output, what is to be known about them to the error output."""
     for run in find_records(folders):
         for line in caveats(run):
-            print(f"# {line}", file=sys.stderr)
-        print(command(run))
+            print(f"# {printable(line)}", file=sys.stderr)
+        print(printable(command(run)))
 
 
 def _common_folder(folders: Sequence[Path]) -> Path:
     """The folder that holds everything, never a run folder itself."""
     common = Path(os.path.commonpath([folder.absolute() for folder in folders]))
     folder = common.parent if (common / "record.json").exists() else common
+    given = {one.absolute() for one in folders}
+    runs = [file.parent for file in folder.glob("*/record.json")] if folder not in given else []
+    if folder == Path(folder.anchor):
+        raise ValueError("the folders have nothing in common but the root: say where to write with --out")
+    if (folder / "ledger.jsonl").exists() and not given.issuperset(run.absolute() for run in runs):
+        raise ValueError(
+            f"{folder} is a sweep with more runs: its report would be replaced. Say where to write with --out"
+        )
     return Path(os.path.relpath(folder))
 
 

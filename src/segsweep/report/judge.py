@@ -10,7 +10,7 @@ from segsweep.report import resampling
 from segsweep.report.crossed import crossed, over_blocks
 from segsweep.report.intervals import Interval, mean_interval
 from segsweep.report.judgement import Judgement, Standing
-from segsweep.report.pairs import Scored, compare_pairs, intervals
+from segsweep.report.pairs import MIN_SEEDS, Scored, compare_pairs, intervals
 from segsweep.report.pooled import influence, miou
 from segsweep.report.runs import Comparison
 from segsweep.report.sample import Sample, read_sample, scores_of
@@ -62,7 +62,7 @@ def _over_images(one: Scored) -> tuple[Interval | None, Interval | None]:
     values = np.stack(list(one.values.values()))
     of_block = values.mean(axis=0)[None]
     images = _of_scores(intervals(of_block.mean(axis=1), over_blocks(of_block), len(values[0]))[0])
-    if len(values) == 1:
+    if len(values) < MIN_SEEDS:
         return images, None
     layout = crossed(values[None])
     return images, _of_scores(intervals(layout.mean, layout.spread(), len(values))[0])

@@ -11,7 +11,7 @@ from segsweep.report.judgement import Judgement, Pair, Verdict
 from segsweep.report.reproduce import command
 from segsweep.report.runs import RANK_BY, Comparison, Configuration
 from segsweep.report.section import Section
-from segsweep.report.table import Table, clean, csv_text, number
+from segsweep.report.table import Table, clean, csv_text, number, printable
 
 Judged = tuple[Comparison, Judgement]
 
@@ -41,6 +41,11 @@ def notes(comparison: Comparison, judgement: Judgement) -> list[str]:
     ]
     if any(standing.both for standing in judgement.standings):
         lines.append(f"low, high: 95 % interval over seeds and test images ({judgement.blocks})")
+        lines += [
+            f"low, high of {standing.configuration.name}: over seeds alone"
+            for standing in judgement.standings
+            if standing.both is None and standing.seeds.low is not None
+        ]
     elif any(standing.seeds.low is not None for standing in judgement.standings):
         lines.append("low, high: 95 % interval over seeds, on these very test images")
     first = [pair for pair in judgement.pairs if pair.first == judgement.standings[0].configuration.name]
@@ -75,7 +80,8 @@ def pair_text(pair: Pair) -> str:
     if interval is None:
         return f"{pair.first} and {pair.second}: too few seeds (they share none)"
     chance = "" if pair.probability is None else f", P(better) {pair.probability:.2f}"
-    found = f"difference {interval.mean:+.4f}{_ends(interval)} on {pair.num_seeds} shared seeds{chance}"
+    seeds = "1 shared seed" if pair.num_seeds == 1 else f"{pair.num_seeds} shared seeds"
+    found = f"difference {interval.mean:+.4f}{_ends(interval)} on {seeds}{chance}"
     if pair.verdict in (Verdict.BETTER, Verdict.WORSE):
         return f"{pair.first} is {pair.verdict} than {pair.second}: {found}"
     if pair.verdict == Verdict.TOO_FEW_SEEDS:
@@ -93,7 +99,7 @@ def markdown_page(judged: list[Judged], sections: list[Section]) -> str:
         lines += [f"- {clean(line)}" for line in notes(comparison, judgement)]
         lines += ["", *_pairs(judgement)]
         lines += ["To repeat the first run of each configuration:", "", "```"]
-        lines += [command(row.runs[0]) for row in comparison.configurations] + ["```", ""]
+        lines += [printable(command(row.runs[0])) for row in comparison.configurations] + ["```", ""]
     return "\n".join(lines)
 
 
@@ -235,7 +241,7 @@ def _pairs(judgement: Judgement) -> list[str]:
 
 def _row_json(rank: int, row: Configuration, interval: Interval | None, pair: Pair | None) -> dict[str, Any]:
     return {
-        "rank": rank if row.completed else None,
+        "rank": rank if row.average(RANK_BY) is not None else None,
         "name": row.name,
         "family": row.runs[0].get("family"),
         "mean": row.average(RANK_BY),

@@ -20,6 +20,7 @@ _Ranks = tuple[float | None, Array | None]
 _Result = tuple[Interval | None, Interval | None, float | None, int]
 
 LIKELY = 0.75  # a smaller P(A > B) is no meaningful difference: Bouthillier et al. 2021, arXiv:2103.03098
+MIN_SEEDS = 3  # with 2, one in ten of equal pairs would be called different
 MOST_SEEDS = 20  # that anybody would add
 _CHUNK = 500  # pairs at a time: tens of megabytes
 
@@ -113,8 +114,10 @@ def _results(rows: Sequence[Scored], batch: _Batch, num_judged: int) -> list[_Re
     likely = _probability(rows, batch).tolist()
     if num == 1:
         alone = [Interval(mean, None, None, 1) for mean in values.mean(axis=(1, 2)).tolist()]
-        return [(mean, mean, p, 1) for mean, p in zip(alone, likely, strict=True)]
-    layout = crossed(values)
+        known = likely if batch.has_images else [None] * len(alone)  # of one comparison there is no share
+        return [(mean, mean, p, MIN_SEEDS - 1) for mean, p in zip(alone, known, strict=True)]
+    # The spread of two seeds is small by chance too often to be set against that of blocks: they are taken alone.
+    layout = crossed(values if num >= MIN_SEEDS else values.mean(axis=-1, keepdims=True))
     spread = layout.spread()
     own, wide = (intervals(layout.mean, spread, num, at_once) for at_once in (1, num_judged))
     return list(zip(own, wide, likely, seeds_needed(layout, num_judged).tolist(), strict=True))
@@ -178,6 +181,8 @@ def decide(simultaneous: Interval | None, probability: float | None, extra: int)
     """
     if simultaneous is None or simultaneous.low is None or simultaneous.high is None or probability is None:
         return Verdict.TOO_FEW_SEEDS, extra
+    if simultaneous.n < MIN_SEEDS:
+        return Verdict.TOO_FEW_SEEDS, max(extra, MIN_SEEDS - simultaneous.n)
     if simultaneous.low > 0 and probability > LIKELY:
         return Verdict.BETTER, None
     if simultaneous.high < 0 and probability < 1 - LIKELY:

@@ -5,7 +5,7 @@ import shlex
 from segsweep.report.runs import Record, dig
 
 # Of a sweep or a place, not of the run: a repetition gets a folder of its own.
-_NOT_REPEATED = ("name", "sweep.", "hydra.")
+_NOT_REPEATED = ("name", "sweep.", "hydra.", "hydra/")
 
 
 def command(run: Record) -> str:
@@ -13,8 +13,9 @@ def command(run: Record) -> str:
 
     What was chosen for the hardware is written out, so that another machine computes alike.
     """
-    overrides = [text for text in run.get("overrides") or [] if not _key(text).startswith(_NOT_REPEATED)]
-    if run.get("precision") and "trainer.precision" not in map(_key, overrides):
+    overrides = [text for text in run.get("overrides") or [] if not key_of(text).startswith(_NOT_REPEATED)]
+    if run.get("precision"):
+        overrides = [text for text in overrides if key_of(text) != "trainer.precision"]
         overrides.append(f"trainer.precision={run['precision']}")
     return shlex.join(["segsweep", *overrides])
 
@@ -36,5 +37,6 @@ def caveats(run: Record) -> list[str]:
     return lines
 
 
-def _key(override: str) -> str:
+def key_of(override: str) -> str:
+    """The key of an override, without the signs that add or remove one."""
     return override.partition("=")[0].lstrip("+~")

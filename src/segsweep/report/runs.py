@@ -15,6 +15,7 @@ RANK_BY = "test/miou"
 
 # Differences in these say nothing about a configuration: they are the seed, or derived from another key.
 _NOT_IN_NAMES = ("seed",)
+_ABSENT = "<no such key>"
 _NEEDED = ("choices", "config", "fingerprint_without_seed", "overrides", "seed", "started")
 # Of the data; the fingerprint is of its decoded content, but two ways to split or size it may share that.
 _DATA = ("split_sizes", "class_names", "size")
@@ -209,9 +210,13 @@ def _told_apart(names: list[str], flat: list[dict[str, Any]], ignored: Iterable[
         twins[name].append(f)
     result = []
     for name, f in zip(names, flat, strict=True):
-        keys = [k for k in sorted(f) if k not in ignored and len({str(other.get(k)) for other in twins[name]}) > 1]
+        others = twins[name]
+        keys = [k for k in sorted(f) if k not in ignored and len({str(o.get(k, _ABSENT)) for o in others}) > 1]
         result.append(" ".join([name, *(f"{key}={f[key]}" for key in keys)]))
-    return result
+    # Configs may still look alike: what differs is redacted.
+    return [
+        name if result.count(name) == 1 else f"{name} ({result[: i + 1].count(name)})" for i, name in enumerate(result)
+    ]
 
 
 def _limited_test(record: Record) -> int | None:

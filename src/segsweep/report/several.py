@@ -64,8 +64,9 @@ def _sentences(found: Datasets) -> list[str]:
         better = sum((interval.low or 0) > 0 for interval in known)
         worse = sum((interval.high or 0) < 0 for interval in known)
         lines.append(
-            f"{row.first} is better than {row.second} on {better} of {len(row.differences)} datasets, "
-            f"worse on {worse}, not told apart on {len(row.differences) - better - worse}"
+            f"{row.first} scores higher than {row.second} on {better} of {len(row.differences)} datasets, "
+            f"lower on {worse}, undecided on {len(row.differences) - better - worse} "
+            "(by the interval of the pair alone)"
         )
     if found.ranks is None:
         lines.append(f"no ranks: with fewer than {MIN_DATASETS} datasets no rank test can show anything")

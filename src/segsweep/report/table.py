@@ -36,21 +36,21 @@ class Table:
     def tex(self) -> str:
         """A ``tabular`` with the rules of the booktabs package, the title as a comment."""
         sides = "".join("l" if name in self.words else "r" for name in self.header)
-        lines = [f"% {_printable(self.title)}", rf"\begin{{tabular}}{{{sides}}}", r"\toprule"]
+        lines = [f"% {printable(self.title)}", rf"\begin{{tabular}}{{{sides}}}", r"\toprule"]
         lines += [" & ".join(map(_tex, self.header)) + r" \\", r"\midrule"]
         lines += [" & ".join(map(_tex, row)) + r" \\" for row in self.rows]
         return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", ""])
 
     def screen(self) -> ScreenTable:
         """For rich's console. Names, the first of the words, are what one looks for: they break only if very long."""
-        table = ScreenTable(title=escape(self.title), title_justify="left")
+        table = ScreenTable(title=escape(printable(self.title)), title_justify="left")
         is_short = all(len(cell) <= _NAME_WIDTH for row in self.rows for cell in row)
         for name in self.header:
             header = escape(name).replace(" ", "\n", 1) if name[:1].isalpha() else escape(name)
             justify = "left" if name in self.words else "right"
             table.add_column(header, justify=justify, no_wrap=is_short and name == self.words[0])  # type: ignore[arg-type]
         for row in self.rows:
-            table.add_row(*(escape(cell) for cell in row))  # [16,32] is a value, not markup
+            table.add_row(*(escape(printable(cell)) for cell in row))  # [16,32] is a value, not markup
         return table
 
 
@@ -59,7 +59,7 @@ def csv_text(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(header)
-    writer.writerows([_inert(cell) for cell in row] for row in rows)
+    writer.writerows([_inert(printable(cell)) for cell in row] for row in rows)
     return text.getvalue()
 
 
@@ -70,10 +70,11 @@ def number(value: float | None, form: str) -> str:
 
 def clean(text: str) -> str:
     """Text from a record in Markdown: no cell borders, no tags, no control characters."""
-    return _printable(text).replace("|", "\\|").replace("<", "&lt;")
+    return printable(text).replace("|", "\\|").replace("<", "&lt;")
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
+    """Text from a record without what a terminal would obey, and in one line."""
     return "".join(c for c in text if c.isprintable())
 
 
@@ -81,7 +82,7 @@ def _tex(text: str) -> str:
     """Text from a record in LaTeX: every character that would command something stands for itself."""
     special = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
     special |= {character: f"\\{character}" for character in "&%$#_{}"}
-    return "".join(special.get(character, character) for character in _printable(text))
+    return "".join(special.get(character, character) for character in printable(text))
 
 
 def _inert(cell: str) -> str:

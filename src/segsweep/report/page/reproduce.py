@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from segsweep.report.reproduce import command
+from segsweep.report.reproduce import command, key_of
 from segsweep.report.runs import Comparison, Configuration
 
 MOST = 20
@@ -62,7 +62,7 @@ def _commands(row: Configuration) -> list[str]:
     by_rest: dict[tuple[str, ...], list[str]] = {}
     for run in row.runs:
         words = shlex.split(command(run))
-        rest = tuple(word for word in words[1:] if not word.startswith("seed="))
+        rest = tuple(word for word in words[1:] if key_of(word) != "seed")
         seeds = by_rest.setdefault(rest, [])
         if str(run["seed"]) not in seeds:
             seeds.append(str(run["seed"]))

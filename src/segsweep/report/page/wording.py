@@ -72,8 +72,10 @@ def field_sentence(pairs: list[Pair], leader: str) -> str:
         return ""
     better = sum(pair.verdict is Verdict.BETTER for pair in against)
     few = sum(pair.verdict is Verdict.TOO_FEW_SEEDS for pair in against)
-    rest = len(against) - better - few
+    worse = sum(pair.verdict is Verdict.WORSE for pair in against)
+    rest = len(against) - better - few - worse
     found = [f"better than {better}"] if better else []
+    found += [f"worse than {worse} on the seeds that both have"] if worse else []
     found += [f"no evidence against {rest}"] if rest else []
     found += [f"too few seeds against {few}"] if few else []
     return f"Against all {len(against)} others: {', '.join(found)}."
