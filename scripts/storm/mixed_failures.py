@@ -82,7 +82,7 @@ class MixedSweep:
             sources = {
                 "the record": _class(records(sweep).get(name, {})),
                 "the ledger": _class(told.get(name, {})),
-                "failed.csv": next((row["class"] for row in rows if row["job"].lstrip("'") == name), None),
+                "failed.csv": next((row["class"] for row in rows if row["job"].removeprefix("./") == name), None),
             }
             losses += [f"{word}: {source} says {said}" for source, said in sources.items() if said != kind]
         return losses + [f"failed.csv has {len(rows)} rows"] * (len(rows) != len(FAULTS))
