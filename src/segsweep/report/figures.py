@@ -89,17 +89,21 @@ def front(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
 
 
 def _draw_front(axes: "Axes", rows: Sequence[Configuration], key: str, divisor: float, is_gain: bool) -> None:
-    points = []
+    points, others = [], []
     for i, row in enumerate(rows):
         cost, score = row.average(key), row.average(RANK_BY)
         if not cost or score is None:
             continue
         x, color = cost / divisor, _COLORS[i % len(_COLORS)]
         points.append((-x if is_gain else x, score))
-        label = f"{i + 1}  {_short(row.name)}" if i < _MOST_NAMED else None
+        if i >= _MOST_NAMED:  # a dot: hundreds of whiskers and numbers are neither read nor quickly drawn
+            others.append((x, score))
+            continue
+        label = f"{i + 1}  {_short(row.name)}"
         axes.errorbar(x, score, yerr=row.deviation(RANK_BY) or 0, fmt="o", color=color, markersize=5, elinewidth=1)
         axes.plot([], [], "o", color=color, label=label)
         axes.annotate(str(i + 1), (x, score), (5, 4), textcoords="offset points", fontsize=8)
+    axes.plot([x for x, _ in others], [y for _, y in others], "o", color=_SEED, markersize=3, zorder=0)
     line = front(points)
     axes.plot([abs(x) for x, _ in line], [y for _, y in line], color=_FRONT, linewidth=1.2, zorder=0)
     xs = [abs(x) for x, _ in points]
