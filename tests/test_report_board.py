@@ -11,7 +11,7 @@ from tensorboard.util.tensor_util import make_ndarray
 
 from segsweep.report.board import write_board
 from segsweep.report.command import main
-from segsweep.report.figures import front
+from segsweep.report.pareto import front
 from segsweep.report.runs import compare, find_records
 from tests.records import write_record
 
@@ -82,8 +82,9 @@ def test_two_datasets_of_one_name_have_figures_of_their_own(tmp_path):
 
 
 def test_of_equal_costs_the_better_score_is_on_the_front():
-    assert front([(2, 0.5), (1, 0.5), (2, 0.7), (3, 0.6)]) == [(1, 0.5), (2, 0.7)]
-    assert front([]) == []
+    points = [("a", 2, 0.5), ("b", 1, 0.5), ("c", 2, 0.7), ("d", 3, 0.6)]
+    assert front(points, is_gain=False) == [("b", 1, 0.5), ("c", 2, 0.7)]
+    assert front([], is_gain=False) == []
 
 
 def test_it_needs_no_torch(sweep):

@@ -9,11 +9,11 @@ import pytest
 from segsweep.report.charts.plot import Mark, spread
 from segsweep.report.label_efficiency import label_efficiency
 from segsweep.report.page import write_page
-from segsweep.report.page.costs import front
 from segsweep.report.page.learning import read_history
 from segsweep.report.page.pictures import Budget, read_panes
 from segsweep.report.page.roster import roster, short_names
 from segsweep.report.page.sweep_axes import swept
+from segsweep.report.pareto import front
 from segsweep.report.runs import compare, find_records
 from tests.records import judged, write_record, write_sweep
 

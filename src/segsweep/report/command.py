@@ -16,12 +16,12 @@ from segsweep.report.judgement import Judgement
 from segsweep.report.label_efficiency import label_efficiency
 from segsweep.report.leaderboard import csv_page, how_alike, json_page, markdown_page, notes, screen, tex_page
 from segsweep.report.page.write import write_page
+from segsweep.report.printable import printable
 from segsweep.report.readout import readout
 from segsweep.report.reproduce import caveats, command
 from segsweep.report.runs import Comparison, compare, find_records
 from segsweep.report.search import search
 from segsweep.report.section import Section
-from segsweep.report.table import printable
 
 _WIDTH = 150  # characters, where nobody looks: a file or a pipe
 

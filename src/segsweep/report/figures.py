@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from statistics import mean
 from typing import TYPE_CHECKING, Any
 
+from segsweep.report.pareto import front
 from segsweep.report.runs import RANK_BY, Comparison, Configuration
 
 if TYPE_CHECKING:
@@ -75,19 +76,6 @@ def pareto(comparison: Comparison) -> dict[str, Drawn]:
     return pictures
 
 
-def front(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """The (cost, score) that no other point beats in one without losing in the other, by rising cost.
-
-    >>> front([(1, 0.5), (2, 0.4), (3, 0.9), (3, 0.8)])
-    [(1, 0.5), (3, 0.9)]
-    """
-    best: list[tuple[float, float]] = []
-    for cost, score in sorted(points, key=lambda point: (point[0], -point[1])):
-        if not best or score > best[-1][1]:
-            best.append((cost, score))
-    return best
-
-
 def _draw_front(axes: "Axes", rows: Sequence[Configuration], key: str, divisor: float, is_gain: bool) -> None:
     points, others = [], []
     for i, row in enumerate(rows):
@@ -95,7 +83,7 @@ def _draw_front(axes: "Axes", rows: Sequence[Configuration], key: str, divisor: 
         if not cost or score is None:
             continue
         x, color = cost / divisor, _COLORS[i % len(_COLORS)]
-        points.append((-x if is_gain else x, score))
+        points.append((row.name, x, score))
         if i >= _MOST_NAMED:  # a dot: hundreds of whiskers and numbers are neither read nor quickly drawn
             others.append((x, score))
             continue
@@ -104,9 +92,9 @@ def _draw_front(axes: "Axes", rows: Sequence[Configuration], key: str, divisor: 
         axes.plot([], [], "o", color=color, label=label)
         axes.annotate(str(i + 1), (x, score), (5, 4), textcoords="offset points", fontsize=8)
     axes.plot([x for x, _ in others], [y for _, y in others], "o", color=_SEED, markersize=3, zorder=0)
-    line = front(points)
-    axes.plot([abs(x) for x, _ in line], [y for _, y in line], color=_FRONT, linewidth=1.2, zorder=0)
-    xs = [abs(x) for x, _ in points]
+    line = front(points, is_gain)
+    axes.plot([x for _, x, _ in line], [y for *_, y in line], color=_FRONT, linewidth=1.2, zorder=0)
+    xs = [x for _, x, _ in points]
     if xs and max(xs) > 10 * min(xs):
         axes.set_xscale("log")
     axes.grid(color="#e6e6e6", linewidth=0.8)

@@ -8,10 +8,11 @@ from rich.table import Table as ScreenTable
 from segsweep.report.comparability import differences
 from segsweep.report.intervals import Interval
 from segsweep.report.judgement import Judgement, Pair, Verdict
+from segsweep.report.printable import printable
 from segsweep.report.reproduce import command
 from segsweep.report.runs import RANK_BY, Comparison, Configuration
 from segsweep.report.section import Section
-from segsweep.report.table import Table, clean, csv_text, number, printable
+from segsweep.report.table import Table, clean, csv_text, number
 
 Judged = tuple[Comparison, Judgement]
 
@@ -166,7 +167,7 @@ def _rows(comparison: Comparison, judgement: Judgement) -> list[tuple[str, ...]]
                 number(row.average("images_per_s.inference"), ",.0f"),
                 number(peak_memory_mb(row), ",.0f"),
                 number(_scaled(row, "wall_s", 60), ".2f"),
-                _state(row),
+                row.state,
             )
         )
     return rows
@@ -278,20 +279,6 @@ def _ends(interval: Interval) -> str:
 
 def _ends_json(name: str, interval: Interval | None) -> dict[str, Any]:
     return {name: interval and {"mean": interval.mean, "low": interval.low, "high": interval.high, "n": interval.n}}
-
-
-def _state(row: Configuration) -> str:
-    """``completed``, or what became of the other runs: ``1 failed (oom)``."""
-    others: dict[str, int] = {}
-    for run in row.runs:
-        if run["status"] != "completed":
-            error = (run.get("error") or {}).get("class")
-            what = f"{run['status']} ({error})" if error else run["status"]
-            others[what] = others.get(what, 0) + 1
-    repeated = sum(run["status"] == "completed" for run in row.runs) - len(row.completed)
-    if repeated:
-        others["repeated"] = repeated
-    return ", ".join(f"{num} {what}" for what, num in others.items()) or "completed"
 
 
 def _reconstruction(comparison: Comparison) -> list[str]:

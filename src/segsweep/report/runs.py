@@ -53,6 +53,14 @@ class Configuration:
         values = self.values(key)
         return stdev(values) if len(values) > 1 else None
 
+    @property
+    def state(self) -> str:
+        """``completed``, or what became of the other runs: ``1 failed (oom)``."""
+        states = [run_state(run) for run in self.runs if run["status"] != "completed"]
+        repeated = sum(run["status"] == "completed" for run in self.runs) - len(self.completed)
+        found = [f"{states.count(state)} {state}" for state in dict.fromkeys(states)]
+        return ", ".join(found + ([f"{repeated} repeated"] if repeated else [])) or "completed"
+
 
 @dataclass(frozen=True)
 class Comparison:
@@ -94,6 +102,12 @@ class Comparison:
             + ("" if fractions == [1] else f", {labelled} labelled")
             + ("" if all_tested else f", scored on {num_tested} test images only")
         )
+
+
+def run_state(run: Record) -> str:
+    """``running``, ``failed (oom)``."""
+    kind = (run.get("error") or {}).get("class")
+    return f"{run['status']} ({kind})" if kind else str(run["status"])
 
 
 def find_records(folders: Iterable[Path]) -> list[Record]:

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from rich.markup import escape
 from rich.table import Table as ScreenTable
 
+from segsweep.report.printable import printable
+
 _NAME_WIDTH = 60  # characters: beyond, a name would leave no room for numbers
 
 
@@ -71,11 +73,6 @@ def number(value: float | None, form: str) -> str:
 def clean(text: str) -> str:
     """Text from a record in Markdown: no cell borders, no tags, no control characters."""
     return printable(text).replace("|", "\\|").replace("<", "&lt;")
-
-
-def printable(text: str) -> str:
-    """Text from a record without what a terminal would obey, and in one line."""
-    return "".join(c for c in text if c.isprintable())
 
 
 def _tex(text: str) -> str:

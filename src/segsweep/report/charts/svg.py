@@ -2,6 +2,8 @@
 
 from html import escape
 
+from segsweep.report.printable import printable
+
 _ELLIPSIS = "…"
 
 
@@ -38,15 +40,6 @@ def title(content: str) -> str:
 def escaped(content: str) -> str:
     """Text from a record, harmless in elements and attributes."""
     return escape(printable(content), quote=True)
-
-
-def printable(content: str) -> str:
-    r"""Without what is no letter to see: control characters, writing directions, halves of characters.
-
-    >>> printable("a\x00b\u202ec")
-    'a b c'
-    """
-    return content if content.isprintable() else "".join(c if c.isprintable() else " " for c in content)
 
 
 def clipped(content: str, length: int) -> str:

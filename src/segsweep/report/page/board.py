@@ -9,7 +9,7 @@ from segsweep.report.charts.svg import element, title
 from segsweep.report.intervals import Interval
 from segsweep.report.judgement import Standing
 from segsweep.report.leaderboard import peak_memory_mb
-from segsweep.report.page.wording import MINUS, bounds, row_state, signed
+from segsweep.report.page.wording import MINUS, bounds, signed
 from segsweep.report.runs import RANK_BY, Comparison, Configuration
 from segsweep.report.table import number
 
@@ -74,7 +74,7 @@ def board(comparison: Comparison, standings: Mapping[str, Standing], marks: Mapp
     floor = best_floor(comparison)
     rows = []
     for rank, row in enumerate(comparison.configurations, start=1):
-        mark, state = marks[row.name], row_state(row)
+        mark, state = marks[row.name], row.state
         cells = [
             Cell(str(rank) if row.completed else "-", rank),
             Cell(mark.label, row.name, row.name),

@@ -9,6 +9,7 @@ from segsweep.report.charts.scale import compact, within_reach
 from segsweep.report.judgement import Standing
 from segsweep.report.leaderboard import peak_memory_mb
 from segsweep.report.page.board import interval_of
+from segsweep.report.pareto import front
 from segsweep.report.runs import RANK_BY, Comparison, Configuration
 
 
@@ -45,20 +46,6 @@ def costs(comparison: Comparison, standings: Mapping[str, Standing], marks: Mapp
         if len(points) > 1:
             figures.append(_figure(cost, points, standings, marks))
     return figures
-
-
-def front(points: Sequence[tuple[str, float, float]], is_gain: bool) -> list[tuple[str, float, float]]:
-    """Those that no other one beats in cost and score at once, by rising cost.
-
-    >>> front([("a", 1.0, 0.5), ("b", 2.0, 0.4), ("c", 3.0, 0.7)], is_gain=False)
-    [('a', 1.0, 0.5), ('c', 3.0, 0.7)]
-    """
-    ordered = sorted(points, key=lambda p: (-p[1] if is_gain else p[1], -p[2]))
-    best: list[tuple[str, float, float]] = []
-    for point in ordered:
-        if not best or point[2] > best[-1][2]:
-            best.append(point)
-    return best[::-1] if is_gain else best
 
 
 def _figure(

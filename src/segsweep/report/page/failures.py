@@ -6,8 +6,7 @@ from pathlib import Path
 
 from segsweep.report.charts.plot import Mark
 from segsweep.report.page.learning import read_history
-from segsweep.report.page.wording import run_state
-from segsweep.report.runs import Comparison, Record
+from segsweep.report.runs import Comparison, Record, run_state
 
 MOST = 60
 _ORDER = ("failed", "interrupted", "running", "paused", "pruned")

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 from segsweep.report.intervals import Interval
 from segsweep.report.judgement import Pair, Standing, Verdict
-from segsweep.report.runs import Comparison, Configuration
+from segsweep.report.runs import Comparison, run_state
 
 MINUS = "\N{MINUS SIGN}"
 
@@ -85,18 +85,3 @@ def nothing_sentence(comparison: Comparison) -> str:
     """What became of runs none of which is completed."""
     states = [run_state(run) for run in comparison.runs]
     return "No run has finished yet: " + ", ".join(f"{states.count(each)} {each}" for each in sorted(set(states))) + "."
-
-
-def run_state(run: dict[str, object]) -> str:
-    """``running``, ``failed (oom)``."""
-    error = run.get("error")
-    kind = error.get("class") if isinstance(error, dict) else None
-    return f"{run['status']} ({kind})" if kind else str(run["status"])
-
-
-def row_state(row: Configuration) -> str:
-    """``completed``, or what became of the other runs: ``1 failed (oom)``."""
-    states = [run_state(run) for run in row.runs if run["status"] != "completed"]
-    repeated = sum(run["status"] == "completed" for run in row.runs) - len(row.completed)
-    found = [f"{states.count(state)} {state}" for state in dict.fromkeys(states)]
-    return ", ".join(found + ([f"{repeated} repeated"] if repeated else [])) or "completed"

@@ -5,13 +5,13 @@ from pathlib import Path
 from typing import Any
 
 from segsweep.files import write_atomic
-from segsweep.report.charts.svg import printable
 from segsweep.report.judgement import Judgement
 from segsweep.report.page.board import COLUMNS
 from segsweep.report.page.pictures import Budget
 from segsweep.report.page.roster import roster
 from segsweep.report.page.sections import page_sections
 from segsweep.report.page.view import view
+from segsweep.report.printable import printable
 from segsweep.report.runs import Comparison
 from segsweep.report.section import Section
 
