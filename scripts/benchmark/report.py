@@ -1,7 +1,7 @@
 """Seconds and peak memory of a report on synthetic runs: 200 configurations of 5 seeds, unless told otherwise.
 
-    python scripts/bench_report.py
-    python scripts/bench_report.py --configurations 20 --seeds 3
+    python scripts/benchmark/report.py
+    python scripts/benchmark/report.py --configurations 20 --seeds 3
 
 Writes run folders as the tests do (tests/records.py), then times the command in a process of its own, start included.
 """
@@ -14,7 +14,7 @@ import tempfile
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 _REPORT = """
 import sys
 from segsweep.report.command import main
