@@ -159,7 +159,9 @@ def print_comparison(found: Alternation, ends: list[float], plain: dict[str, Any
     """Prints both kinds of blocks, and what an epoch's end adds."""
     size, batch = plain["data"]["size"], plain["data"]["batch_size"]
     name = plain["model"]["_target_"].rpartition(".")[2]
-    print(f"{name}, {size[0]}x{size[1]}, batch {batch}, {plain['trainer']['precision']}; blocks of {found.block} steps.")
+    print(
+        f"{name}, {size[0]}x{size[1]}, batch {batch}, {plain['trainer']['precision']}; blocks of {found.block} steps."
+    )
     print("Throughput of ours divided by that of the bare loop; median (quartiles).\n")
     rows = []
     for kind in (LIVE, READY):
