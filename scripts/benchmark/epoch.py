@@ -17,8 +17,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from measure import (
-    parser,
     missing,
+    parser,
     print_head,
     print_table,
     ratios,
