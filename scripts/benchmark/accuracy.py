@@ -21,6 +21,7 @@ from typing import Any
 from bare import settled
 from measure import missing, parser, print_head, print_table, run_python, run_segsweep, workplace
 from PIL import Image
+from scenes import SPLITS
 
 from segsweep.config import build_data
 from segsweep.data.storage import Store
@@ -97,9 +98,8 @@ def child(line: Sequence[str], overrides: Sequence[str]) -> None:
 
 def plan(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """The runs, contestants by turns."""
-    sets = {
-        "digits": [*DIGITS, *(f"data.num_{split}={num}" for split, num in zip(("train", "val", "test"), args.digits))]
-    }
+    scenes = [f"data.num_{split}={num}" for split, num in zip(SPLITS, args.digits, strict=True)]
+    sets = {"digits": [*DIGITS, *scenes]}
     if args.camvid is not None:
         sets["CamVid 180x240"] = [*CAMVID, f"data.root={args.camvid.resolve()}"]
     for seed in range(args.seeds):

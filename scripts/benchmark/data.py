@@ -77,10 +77,9 @@ def measure(name: str, overrides: list[str], folder: Path, rounds: int, num: int
     small = [side // 2 for side in size]
     steps = {}
     for augment in AUGMENTS:
-        what = "gather and standardise" if augment == "none" else f"the same, and augment={augment}"
-        steps[f"{what}, whole images"] = batches([*overrides, f"augment={augment}"], num)
-        crop = f"data.crop=[{small[0]},{small[1]}]"
-        steps[f"{what}, crops {small[0]}x{small[1]}"] = batches([*overrides, f"augment={augment}", crop], num)
+        what = f"gather, {'standardise' if augment == 'none' else f'augment={augment}'}"
+        for name, crop in (("whole images", "null"), (f"crops {small[0]}x{small[1]}", f"[{small[0]},{small[1]}]")):
+            steps[f"{what}, {name}"] = batches([*overrides, f"augment={augment}", f"data.crop={crop}"], num)
     found |= take_turns(steps, rounds)
     rows = [(phase, spread(rates, 0), spread([1e3 / rate for rate in rates], 3)) for phase, rates in found.items()]
     batch = plain["data"]["batch_size"]

@@ -1,4 +1,4 @@
-"""What all benchmarks share: rounds that alternate, medians with their spread, and tables that say where they come from.
+"""What all benchmarks share: rounds that alternate, medians with their spread, tables that say where they come from.
 
 On a machine that others use, too, seconds of one contestant say little. So contestants take turns, and what counts is
 the ratio within a turn; a figure is the median over the turns, and its spread the quartiles.
@@ -20,7 +20,6 @@ from pathlib import Path
 
 import segsweep
 
-ROOT = Path(__file__).parents[2]
 SOURCES = Path(segsweep.__file__).parents[1]  # of this checkout, whatever the folder that a command works in
 
 
