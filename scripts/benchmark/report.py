@@ -7,7 +7,7 @@ Writes run folders as the tests do (tests/records.py), then times the command in
 """
 
 import argparse
-import os
+import json
 import subprocess
 import sys
 import tempfile
@@ -20,8 +20,13 @@ _REPORT = """
 import sys
 from segsweep.report.command import main
 main(sys.argv[1:])
-heavy = {"torch", "pytorch_lightning", "matplotlib"} & sys.modules.keys()
-print("imported:", *sorted(heavy) or ["nothing heavy"], file=sys.stderr)
+import json, resource
+from pathlib import Path
+own = resource.getrusage(resource.RUSAGE_SELF)
+# Not of getrusage, where a process begins with the peak of the one that started it.
+peak = [line.split()[1] for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")]
+heavy = sorted({"torch", "pytorch_lightning", "matplotlib"} & sys.modules.keys())
+print(json.dumps([own.ru_utime + own.ru_stime, int(peak[0]) / 1024, heavy]), file=sys.stderr)
 """
 
 
@@ -55,16 +60,15 @@ def time_report(configurations: int, seeds: int, epochs: int = 30, classes: int 
         sweep = Path(folder) / "sweep"
         write_sweep(sweep, configurations, seeds, num_epochs=epochs, names=names)
         start = time.perf_counter()
-        command = [sys.executable, "-c", _REPORT, str(sweep)]
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-        said = process.stderr.read() if process.stderr else ""
-        _, status, used = os.wait4(process.pid, 0)  # what this child alone has used
-        process.returncode = os.waitstatus_to_exitcode(status)
+        done = subprocess.run(
+            [sys.executable, "-c", _REPORT, str(sweep)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        )
         seconds = time.perf_counter() - start
-        if process.returncode:
-            raise RuntimeError(said)
+        if done.returncode:
+            raise RuntimeError(done.stderr)
+        cpu_s, peak_mb, heavy = json.loads(done.stderr.splitlines()[-1])
         size = (sweep / "report" / "index.html").stat().st_size
-    return Cost(seconds, used.ru_utime + used.ru_stime, used.ru_maxrss / 1024, size / 1e6, said.strip())
+    return Cost(seconds, cpu_s, peak_mb, size / 1e6, f"imported: {', '.join(heavy) or 'nothing heavy'}")
 
 
 def main() -> None:

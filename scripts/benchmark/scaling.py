@@ -9,10 +9,8 @@ that has imported everything. ``report``: the whole command on synthetic runs.
 """
 
 import argparse
-import logging
 import tempfile
 import time
-import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -22,7 +20,7 @@ from hydra import initialize_config_dir
 from measure import parser, print_head, print_table, run_segsweep, spread, take_turns, workplace
 from report import time_report
 from scenes import write_scenes
-from step import Loader, fit
+from shipped import Loader, be_quiet, fit
 
 from segsweep import CONF_DIR
 from segsweep.allocator import keep_memory_between_steps
@@ -127,8 +125,7 @@ def main() -> None:
     args = options.parse_args()
     if unknown := set(args.what) - {"images", "jobs", "report"}:
         options.error(f"{', '.join(sorted(unknown))}: choose from images, jobs, report")
-    warnings.simplefilter("ignore")
-    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
+    be_quiet()
     keep_memory_between_steps()
     what = args.what or ["images", "jobs", "report"]
     print_head("Scaling", "hydra-core", device=args.device)

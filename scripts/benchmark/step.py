@@ -11,15 +11,8 @@ steps, lends the machine to the bare loop, so that each of our blocks has a bare
 of ours take turns between batches that are gathered and augmented (what a user gets) and the bare loop's ready ones.
 """
 
-import io
 import itertools
-import logging
-import os
-import tempfile
 import time
-import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -28,49 +21,13 @@ import pytorch_lightning as pl
 from bare import BareLoop, device_of, ready_batches, settled, wait_for
 from measure import parser, print_head, print_table, ratios, spread, take_turns, workplace
 from scenes import write_scenes
+from shipped import Loader, be_quiet, fit
 
 from segsweep.allocator import keep_memory_between_steps
-from segsweep.config import Parts, build, build_model, make, make_partial
-from segsweep.losses import adapt
-from segsweep.types import Batch
+from segsweep.config import Parts
 
 LIVE, READY = "gathered and augmented", "ready batches"
 WARM = 2  # steps of an epoch before its first block
-WARM_NULL = 50  # the same where a step takes microseconds
-
-
-class Terminal(io.StringIO):
-    """Where the progress bar draws as in a terminal, unseen."""
-
-    def isatty(self) -> bool:
-        """It says so."""
-        return True
-
-
-class Loader:
-    """The loader of a fit, which decides where batches come from and what happens between them.
-
-    Args:
-        inner: the project's own; None: there are only ready batches.
-        ready: batches.
-        num: of an epoch.
-        before: called before each batch with its number; returns whether the batch comes from ``inner``.
-    """
-
-    def __init__(self, inner: Any, ready: Sequence[Batch], num: int, before: Callable[[int], bool]) -> None:
-        self.inner, self.ready, self.num, self.before = inner, itertools.cycle(ready), num, before
-        self.sampler = inner
-
-    def start_at(self, piece: int) -> None:
-        """Training begins at the beginning."""
-
-    def __len__(self) -> int:
-        return self.num
-
-    def __iter__(self) -> Iterator[Batch]:
-        live = iter(self.inner or ())
-        for i in range(self.num):
-            yield next(live) if self.before(i) else next(self.ready)
 
 
 class Alternation:
@@ -125,17 +82,6 @@ class Ends(pl.Callback):
             self.seconds.append(time.perf_counter() - self._start - self._validated)
 
 
-def fit(plain: dict[str, Any], folder: Path, prepare: Callable[[Parts], Loader]) -> None:
-    """Trains as ``segsweep`` does, in a terminal, with a loader of the benchmark."""
-    with redirect_stdout(Terminal()):
-        parts = build(plain, build_model(plain), folder, 0)
-        adapt(parts.task.loss, parts.data.class_counts())
-        loader = prepare(parts)
-        parts.data.train_dataloader = lambda: loader
-        parts.trainer.fit(parts.task, datamodule=parts.data, weights_only=True)
-        parts.logger.experiment.close()
-
-
 def compare(plain: dict[str, Any], folder: Path, block: int) -> tuple[Alternation, list[float]]:
     """Trains by turns; returns the blocks, and the seconds of the epochs' ends."""
     ends = Ends()
@@ -176,66 +122,6 @@ def print_comparison(found: Alternation, ends: list[float], plain: dict[str, Any
     print_table(("our step", "pairs", "bare, ms", "ours, ms", "ratio"), rows)
 
 
-def null_contestants(plain: dict[str, Any], folder: Path, steps: int) -> dict[str, Callable[[], float]]:
-    """Microseconds a step of the bare loop, of Lightning with everything off, and of ours."""
-    device = device_of(plain)
-    data = build(plain, build_model(plain), folder, 0).data
-    ready = ready_batches(data, device)
-    marks: list[float] = []
-
-    def mark(i: int) -> None:
-        if i in (WARM_NULL, steps - 1):
-            wait_for(device)
-            marks.append(time.perf_counter())
-
-    def per_step(run: Callable[[], None]) -> Callable[[], float]:
-        def measured() -> float:
-            marks.clear()
-            run()
-            return 1e6 * (marks[1] - marks[0]) / (steps - 1 - WARM_NULL)
-
-        return measured
-
-    def lightning() -> None:
-        optimizer = make_partial(plain["optimizer"])
-        module = null.PlainModule(build_model(plain), make(plain["loss"]), optimizer)
-        facts = {key: plain["trainer"][key] for key in ("accelerator", "devices", "precision")}
-        trainer = pl.Trainer(barebones=True, max_epochs=1, **facts)
-        trainer.fit(module, Loader(None, ready, steps, lambda i: bool(mark(i))))
-
-    def ours(is_live: bool) -> Callable[[], None]:
-        def run() -> None:
-            with tempfile.TemporaryDirectory(dir=folder) as run_folder:
-                fit(plain, Path(run_folder), lambda parts: loader(parts, is_live))
-
-        return run
-
-    def loader(parts: Parts, is_live: bool) -> Loader:
-        return Loader(parts.data.train_dataloader(), ready, steps, lambda i: mark(i) is not None or is_live)
-
-    def bare() -> float:
-        loop = BareLoop(plain, data, ready)
-        loop.run(WARM_NULL)
-        return 1e6 * loop.run(steps) / steps
-
-    return {
-        "bare loop": bare,
-        "Lightning, everything off": per_step(lightning),
-        f"ours, {READY}": per_step(ours(False)),
-        f"ours, {LIVE}": per_step(ours(True)),
-    }
-
-
-def print_null(found: dict[str, list[float]]) -> None:
-    """Prints each contestant beside Lightning with everything off."""
-    least = found["Lightning, everything off"]
-    rows = []
-    for name, values in found.items():
-        beside = [a - b for a, b in zip(values, least, strict=True)]
-        rows.append((name, spread(values, 0), spread(beside, 0)))
-    print_table(("null model", "microseconds per step", "more than Lightning with everything off"), rows)
-
-
 def main() -> None:
     options = parser(__doc__, pairs=10, block=10, batch_size=8, steps=500, rounds=5)
     options.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
@@ -243,9 +129,7 @@ def main() -> None:
     options.add_argument("--size", type=int, nargs=2, default=(192, 256), help="pixels, height and width")
     options.add_argument("--blocks", type=int, default=4, help="of ours in an epoch")
     args, overrides = options.parse_known_args()
-    warnings.simplefilter("ignore")
-    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
-    os.environ["TERM"] = "xterm"  # a dumb terminal has no progress bar
+    be_quiet()
     keep_memory_between_steps()
     trainer = [f"trainer={'gpu' if args.device == 'cuda' else 'cpu'}"]
     print_head(f"Step: {args.model}", device=args.device)
@@ -253,7 +137,7 @@ def main() -> None:
         if args.model == "null":
             data = [*null.OVERRIDES, f"data.num_train={2 * args.steps}", "trainer.max_epochs=1"]
             plain = null.put_into(settled([*data, *trainer, *overrides]))
-            print_null(take_turns(null_contestants(plain, folder, args.steps), args.rounds))
+            null.print_null(take_turns(null.contestants(plain, folder, args.steps), args.rounds))
             return
         steps = WARM + args.blocks * args.block + 1
         epochs = -(-2 * args.pairs // args.blocks)
