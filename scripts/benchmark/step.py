@@ -140,7 +140,7 @@ def main() -> None:
             null.print_null(take_turns(null.contestants(plain, folder, args.steps), args.rounds))
             return
         steps = WARM + args.blocks * args.block + 1
-        epochs = -(-2 * args.pairs // args.blocks)
+        epochs = max(2, -(-2 * args.pairs // args.blocks))  # the end of the last one is not seen
         data = write_scenes(folder / "scenes", tuple(args.size), (steps * args.batch_size, 8, 8), 12)
         facts = [f"data.batch_size={args.batch_size}", f"trainer.max_epochs={epochs}", "model=unet"]
         plain = settled([*data, *facts, *trainer, *overrides])
