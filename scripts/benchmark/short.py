@@ -14,14 +14,14 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 SHORT = {
-    "step": "step.py --pairs 4 --block 4 --blocks 4",
+    "step": "step.py --pairs 3 --block 4 --blocks 3",
     "null": "step.py --model null --rounds 3 --steps 300",
     "sweep": "sweep.py --rounds 1 --few 2 --many 5",
     "data": "data.py --rounds 3 --batches 3",
     "augment": "augment.py --rounds 3 --seconds 0.1",
     "recurrence": "recurrence.py --rounds 2 --seconds 0.1",
     "scaling": "scaling.py --rounds 1 --steps 3 --sizes 64 128 192 --batches 4 8 16 --jobs 3 60 --runs 10 100",
-    "time_to": "time_to.py --seeds 1 --epochs 3 --targets 0.05,0.1 data.num_train=800 data.num_val=100 data.num_test=20",
+    "time_to": "time_to.py --seeds 1 --epochs 3 --targets 0.05,0.1 data.num_train=800 data.num_val=100",
     "memory": "memory.py --models unet --size 96 128",
     "accuracy": "accuracy.py --epochs 1 --seeds 1 --digits 160 40 40 --out {folder}/accuracy.jsonl",
 }
@@ -50,9 +50,7 @@ def main() -> None:
                 failed.append(name)
                 print(f"FAILED: {name}\n{done.stderr[-2000:]}", flush=True)
             print(f"({script} {' '.join(options[:2])} ...: {time.perf_counter() - before:.0f} s)\n", flush=True)
-    print(
-        f"{time.perf_counter() - start:.0f} s in all; each script by itself, without options, takes its time and says more"
-    )
+    print(f"{time.perf_counter() - start:.0f} s in all. Each script without options takes longer and says more")
     sys.exit(f"error: failed: {', '.join(failed)}" if failed else 0)
 
 
