@@ -78,8 +78,8 @@ def measure(name: str, overrides: list[str], folder: Path, rounds: int, num: int
     steps = {}
     for augment in AUGMENTS:
         what = f"gather, {'standardise' if augment == 'none' else f'augment={augment}'}"
-        for name, crop in (("whole images", "null"), (f"crops {small[0]}x{small[1]}", f"[{small[0]},{small[1]}]")):
-            steps[f"{what}, {name}"] = batches([*overrides, f"augment={augment}", f"data.crop={crop}"], num)
+        for part, crop in (("whole images", "null"), (f"crops {small[0]}x{small[1]}", f"[{small[0]},{small[1]}]")):
+            steps[f"{what}, {part}"] = batches([*overrides, f"augment={augment}", f"data.crop={crop}"], num)
     found |= take_turns(steps, rounds)
     rows = [(phase, spread(rates, 0), spread([1e3 / rate for rate in rates], 3)) for phase, rates in found.items()]
     batch = plain["data"]["batch_size"]
