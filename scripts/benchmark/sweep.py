@@ -7,7 +7,7 @@ Sweeps over seeds of a job that trains one step, by the same task function. Time
 between a sweep of many and one of few jobs is that of the jobs, without the start of the command. From it goes what
 their records say that the runs took by themselves (``wall_s``, from the opening of a run's folder to its end), which
 holds only where one job runs at a time. Sweeps with two jobs at once have whole seconds alone. All use all cores,
-whatever OMP_NUM_THREADS says. A busy machine falsifies the figures: the threads of a job wait for each other by turning.
+whatever OMP_NUM_THREADS says; so a busy machine falsifies the figures, where threads of a job wait for each other.
 """
 
 import json
