@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from hydra import compose, initialize_config_dir
 
-from segsweep import CONF_DIR
+from segsweep import CONF_DIR, hardware
+from segsweep.allocator import keep_memory_between_steps
 from segsweep.config import build_model, make, make_partial, settle
 from segsweep.data.datamodule import DataModule
 from segsweep.losses import adapt
@@ -19,6 +20,12 @@ def settled(overrides: Sequence[str]) -> dict[str, Any]:
     """The config that the command line would make of these overrides, as plain values."""
     with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
         return settle(compose("train", list(overrides)))
+
+
+def prepare(plain: dict[str, Any]) -> None:
+    """Makes the settings of the process that a run makes: contestants in one process share them."""
+    keep_memory_between_steps()
+    hardware.prepare(plain["trainer"]["accelerator"], plain["trainer"]["tf32"])
 
 
 def device_of(plain: dict[str, Any]) -> torch.device:

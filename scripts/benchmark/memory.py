@@ -13,11 +13,10 @@ import sys
 import tempfile
 from pathlib import Path
 
-from bare import BareLoop, device_of, ready_batches, settled
+from bare import BareLoop, device_of, prepare, ready_batches, settled
 from measure import parser, print_head, print_table, run_python, run_segsweep, workplace
 from scenes import write_scenes
 
-from segsweep.allocator import keep_memory_between_steps
 from segsweep.config import build_data
 from segsweep.cost import peak_memory_mb
 
@@ -26,8 +25,8 @@ PRECISIONS = ("bf16-mixed", "32-true")
 
 def child(steps: int, overrides: list[str]) -> None:
     """In a process of its own: a bare loop's peak."""
-    keep_memory_between_steps()
     plain = settled(overrides)
+    prepare(plain)
     data = build_data(plain)
     BareLoop(plain, data, ready_batches(data, device_of(plain), num=1)).run(steps)
     print(json.dumps(peak_memory_mb()))

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-from bare import device_of, settled, wait_for
+from bare import device_of, prepare, settled, wait_for
 from hydra import initialize_config_dir
 from measure import parser, print_head, print_table, run_segsweep, spread, take_turns, workplace
 from report import time_report
@@ -23,7 +23,6 @@ from scenes import write_scenes
 from shipped import Loader, be_quiet, fit
 
 from segsweep import CONF_DIR
-from segsweep.allocator import keep_memory_between_steps
 from segsweep.composer import Composer
 from segsweep.inspection import inspect_jobs
 from segsweep.plan import make_plan
@@ -35,6 +34,7 @@ WARM = 2  # steps that do not count
 def training_speed(overrides: Sequence[str], folder: Path) -> Callable[[], float]:
     """What measures the images a second of an epoch."""
     plain = settled(overrides)
+    prepare(plain)
     device = device_of(plain)
     marks: list[float] = []
 
@@ -126,7 +126,6 @@ def main() -> None:
     if unknown := set(args.what) - {"images", "jobs", "report"}:
         options.error(f"{', '.join(sorted(unknown))}: choose from images, jobs, report")
     be_quiet()
-    keep_memory_between_steps()
     what = args.what or ["images", "jobs", "report"]
     print_head("Scaling", "hydra-core", device=args.device)
     with workplace() as folder:

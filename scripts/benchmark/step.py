@@ -18,12 +18,11 @@ from typing import Any
 
 import null
 import pytorch_lightning as pl
-from bare import BareLoop, device_of, ready_batches, settled, wait_for
+from bare import BareLoop, device_of, prepare, ready_batches, settled, wait_for
 from measure import parser, print_head, print_table, ratios, spread, take_turns, workplace
 from scenes import write_scenes
 from shipped import Loader, be_quiet, fit
 
-from segsweep.allocator import keep_memory_between_steps
 from segsweep.config import Parts
 
 LIVE, READY = "gathered and augmented", "ready batches"
@@ -130,13 +129,13 @@ def main() -> None:
     options.add_argument("--blocks", type=int, default=4, help="of ours in an epoch")
     args, overrides = options.parse_known_args()
     be_quiet()
-    keep_memory_between_steps()
     trainer = [f"trainer={'gpu' if args.device == 'cuda' else 'cpu'}"]
     print_head(f"Step: {args.model}", device=args.device)
     with workplace() as folder:
         if args.model == "null":
             data = [*null.OVERRIDES, f"data.num_train={2 * args.steps}", "trainer.max_epochs=1"]
             plain = null.put_into(settled([*data, *trainer, *overrides]))
+            prepare(plain)
             null.print_null(take_turns(null.contestants(plain, folder, args.steps), args.rounds))
             return
         steps = WARM + args.blocks * args.block + 1
@@ -144,6 +143,7 @@ def main() -> None:
         data = write_scenes(folder / "scenes", tuple(args.size), (steps * args.batch_size, 8, 8), 12)
         facts = [f"data.batch_size={args.batch_size}", f"trainer.max_epochs={epochs}", "model=unet"]
         plain = settled([*data, *facts, *trainer, *overrides])
+        prepare(plain)
         print_comparison(*compare(plain, folder / "run", args.block), plain, steps)
 
 

@@ -21,7 +21,7 @@ from measure import parser, print_head, print_table, run_segsweep, spread, workp
 OPTIONS = {
     "float32": ("trainer.precision=32-true",),
     "bf16-mixed": ("trainer.precision=bf16-mixed",),
-    "bf16-mixed, compiled": ("trainer.precision=bf16-mixed", "trainer.compile=true"),
+    "bf16-mixed, compiled": ("trainer.precision=bf16-mixed", "trainer.compile=default"),
 }
 DIGITS = ("data=digits",)
 CAMVID = ("data=camvid", "data.size=[180,240]", "data.batch_size=8", "augment=standard")
