@@ -51,8 +51,8 @@ for strategy in ddp fsdp; do # one process is enough to see that the strategy wo
     check "$strategy" "$python" -m segsweep "hydra.run.dir=$out/$strategy" "trainer=$strategy" trainer.devices=1 trainer.accelerator=gpu trainer.max_epochs=2 trainer.precision=32-true
 done
 echo "validation loss in a process of its own: ddp $(last_loss ddp), fsdp $(last_loss fsdp)"
-"$python" scripts/bench_augment.py --device cuda || failed=1
-"$python" scripts/bench_sweep.py --device cuda || failed=1
+"$python" scripts/benchmark/augment.py --device cuda || failed=1
+"$python" scripts/benchmark/recurrence.py --device cuda || failed=1
 if [ -n "${CAMVID:-}" ]; then
     for recipe in camvid_segnet_basic camvid_unet camvid_reseg; do
         for seed in 0 1 2; do
