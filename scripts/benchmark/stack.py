@@ -129,9 +129,13 @@ def main() -> None:
     arguments = parser.parse_args()
     keep_memory_between_steps()
     name = describe("gpu" if arguments.device == "cuda" else "cpu")["device"]
-    print(f"{name}, {torch.get_num_threads()} threads, torch {torch.__version__}, Python {platform.python_version()}, "
-          f"{time.strftime('%Y-%m-%d')}, {arguments.rounds} rounds of {arguments.seconds} s\n")
-    print("| model and batch of each seed | precision | seeds | steps/s, one after the other | steps/s, stacked | ratio |")
+    print(
+        f"{name}, {torch.get_num_threads()} threads, torch {torch.__version__}, Python {platform.python_version()}, "
+        f"{time.strftime('%Y-%m-%d')}, {arguments.rounds} rounds of {arguments.seconds} s\n"
+    )
+    print(
+        "| model and batch of each seed | precision | seeds | steps/s, one after the other | steps/s, stacked | ratio |"
+    )
     print("|---|---|---|---|---|---|")
     for case in CASES:
         for bf16 in (False, True):
