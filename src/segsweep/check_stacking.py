@@ -24,8 +24,8 @@ def stacking_mistakes(plain: dict[str, Any]) -> Iterator[str]:
     for is_wrong, what, fix in _refused(plain, node):
         if is_wrong:
             yield f"{key}: {what}. {fix}, or leave trainer.stack_seeds=null"
-    if what := _what_no_stack_can(plain):
-        yield f"{key}: {what}. Leave trainer.stack_seeds=null for this model"
+    if (reason := _what_no_stack_can(plain)) is not None:
+        yield f"{key}: {reason}. Leave trainer.stack_seeds=null for this model"
 
 
 def _refused(plain: dict[str, Any], node: dict[str, Any]) -> Iterator[tuple[bool, str, str]]:

@@ -93,6 +93,12 @@ class StackedTask(StagedTraining):
         for member in members:
             member.num_stacked = len(members)
 
+    @property
+    def stack(self) -> Stack:
+        """The models."""
+        stack: Any = self.model
+        return stack  # type: ignore[no-any-return]
+
     @contextlib.contextmanager
     def _as(self, member: StackedMember) -> Iterator[None]:
         """Says of which seed an update was not finite."""
@@ -108,7 +114,7 @@ class StackedTask(StagedTraining):
         """Puts the members where the stack is, and gives them views of its weights."""
         for member in self.members:
             member.to(self.device)
-        self.model.lend()
+        self.stack.lend()
 
     def on_train_start(self) -> None:
         """Begins, or takes up what was interrupted."""
@@ -131,7 +137,7 @@ class StackedTask(StagedTraining):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The sum of the members' losses, each on its own part of the batch."""
-        output: SegmenterOutput = self.model(batch.image)
+        output: SegmenterOutput = self.stack(batch.image)
         totals = []
         for i, member in enumerate(self.members):
             member.output = SegmenterOutput(*(self._part(value, i) for value in output))
@@ -146,7 +152,7 @@ class StackedTask(StagedTraining):
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Keeps an update that is not finite from the weights of its member."""
-        for member, gradients in zip(self.members, self.model.gradients(), strict=True):
+        for member, gradients in zip(self.members, self.stack.gradients(), strict=True):
             alone: Any = SimpleNamespace(param_groups=[{"params": [SimpleNamespace(grad=own) for own in gradients]}])
             with self._as(member):
                 member.guard.before_update(alone, self.current_epoch, self.global_step, is_scaled=False)
@@ -231,7 +237,7 @@ class MemberCallbacks(Checkpoint):
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Weights are where they are trained now, and those of a checkpoint: the members get their views."""
-        task: StackedTask = pl_module  # type: ignore[assignment]
+        task: Any = pl_module
         task.lend()
         self._each("on_fit_start")
 

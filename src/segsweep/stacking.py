@@ -50,15 +50,15 @@ class Stack(nn.Module):
         values: tuple[Tensor, ...] = torch.vmap(self._one, randomness="error")(
             dict(zip(self.weight_names, self.weights, strict=True)),
             {name: getattr(self, f"buffer_{i}") for i, name in enumerate(self.buffer_names)},
-            image.unflatten(0, (len(self.models), -1)),
+            image.view(len(self.models), -1, *image.shape[1:]),
         )
-        flat = iter(value.flatten(0, 1) for value in values)
-        return SegmenterOutput(*(next(flat) if is_there else None for is_there in self._is_there))
+        return SegmenterOutput(**{name: value.flatten(0, 1) for name, value in zip(self._fields, values, strict=True)})
 
     def _one(self, weights: dict[str, Tensor], buffers: dict[str, Tensor], image: Tensor) -> tuple[Tensor, ...]:
         output: SegmenterOutput = functional_call(self.models[0], (weights, buffers), (image,))
-        self._is_there = [value is not None for value in output]  # vmap returns tensors alone
-        return tuple(value for value in output if value is not None)
+        there = {name: value for name, value in output._asdict().items() if value is not None}
+        self._fields = list(there)  # vmap returns tensors alone
+        return tuple(there.values())
 
     @torch.no_grad()
     def lend(self) -> None:

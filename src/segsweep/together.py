@@ -11,7 +11,7 @@ import time
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from omegaconf import DictConfig
 
@@ -23,6 +23,9 @@ from segsweep.fitting import MemoryTooSmallError, prepare, shown
 from segsweep.run import Run, open_run
 from segsweep.table import write_row
 from segsweep.train import LIGHTNING_NOISE, config_text, describe, errors_logged, finish, identity, search_facts, test
+
+if TYPE_CHECKING:
+    from segsweep.stacked import StackedMember
 
 log = logging.getLogger(__name__)
 
@@ -146,7 +149,7 @@ def _train(runs: Sequence[Run], models: Sequence[Any], plains: Sequence[dict[str
         own.data.store = parts[0].data.store  # decoded once, open once
     for run, own in zip(runs, parts, strict=True):
         prepare(run, own, is_new=checkpoint is None)
-    members: list[Any] = [own.task for own in parts]
+    members = [_member(own) for own in parts]
     task = StackedTask(members, make_partial(plains[0]["optimizer"]), make_partial(plains[0]["scheduler"]))
     trainer = _trainer(parts, plains[0], folder, seeds)
     data = StackedData([own.data for own in parts])
@@ -157,8 +160,8 @@ def _train(runs: Sequence[Run], models: Sequence[Any], plains: Sequence[dict[str
     )
     trainer.fit(task, datamodule=data, ckpt_path=checkpoint, weights_only=True)
     counters = trainer.fit_loop.state_dict()
-    for own in parts:
-        own.task.enter(None)
+    for member, own in zip(members, parts, strict=True):
+        member.enter(None)
         own.data.trainer = None
         own.trainer.fit_loop.load_state_dict(counters)  # what is shown of the test stands at the last step
     return parts
@@ -195,10 +198,11 @@ def _trainer(parts: Sequence[Parts], plain: dict[str, Any], folder: Path, seeds:
     from segsweep import callbacks, checkpoints
     from segsweep.stacked import GroupCheckpointIO, MemberCallbacks, OwnTrainer
 
-    bars = [bar for bar in parts[0].trainer.callbacks if isinstance(bar, RichProgressBar)]
+    trainers, members = [vars(own.trainer) for own in parts], [_member(own) for own in parts]
+    bars = [bar for bar in trainers[0]["callbacks"] if isinstance(bar, RichProgressBar)]
     ours = (checkpoints.LastCheckpoints, callbacks.SignalStop, RichProgressBar)
-    of_each = [[one for one in own.trainer.callbacks if not isinstance(one, ours)] for own in parts]
-    both = MemberCallbacks([own.task for own in parts], of_each)
+    of_each = [[one for one in own["callbacks"] if not isinstance(one, ours)] for own in trainers]
+    both = MemberCallbacks(members, of_each)
     every = plain["trainer"].get("checkpoint_every_steps")
     last = checkpoints.LastCheckpoints(folder, every, both)
     trainer = make_partial({**arguments(plain, "trainer"), "enable_progress_bar": bool(bars), "logger": False})(
@@ -206,6 +210,11 @@ def _trainer(parts: Sequence[Parts], plain: dict[str, Any], folder: Path, seeds:
         callbacks=[*bars, both, last, callbacks.SignalStop()],
         plugins=[GroupCheckpointIO(seeds)],
     )
-    for own in parts:
-        own.task.enter(OwnTrainer(trainer, own.task, own.data, own.logger))
+    for member, own in zip(members, parts, strict=True):
+        member.enter(OwnTrainer(trainer, member, own.data, own.logger))
     return trainer
+
+
+def _member(parts: Parts) -> "StackedMember":
+    task: Any = parts.task
+    return task  # type: ignore[no-any-return]
