@@ -88,7 +88,7 @@ def test_hydra_stays_at_the_top(file):
     uses = {name.split(".")[0] for name in imports(file)} & {"hydra", "omegaconf"}
     assert not uses or name_of(file) in (
         *("config", "signatures", "trials", "check", "inspection", "command", "train"),
-        *("composer", "axes", "drafts", "launcher", "sweeper", "search"),
+        *("composer", "axes", "drafts", "launcher", "sweeper", "search", "together"),
     )
 
 

@@ -31,6 +31,7 @@ from segsweep.sweep.ledger import mend_ledger
 from segsweep.sweep.processes import call, warm_up
 from segsweep.sweep.progress import duration
 from segsweep.sweep.records import put_damaged_aside, readable
+from segsweep.sweep.slots import uses_gpu
 
 log = logging.getLogger(__name__)
 
@@ -124,6 +125,8 @@ def run(launcher: Launcher, plan: Plan) -> list[Outcome]:
         return []
     log.info("%s: %d jobs, %d of them done already", folder, len(plan.jobs), len(plan.jobs) - len(jobs))
     if isinstance(launcher, LocalLauncher):
+        if num_groups(plan.jobs) < len(plan.jobs) and not uses_gpu(jobs[0].identity.get("trainer")):
+            log.warning("trainer.stack_seeds: on a CPU, seeds are quicker each by itself, but for the smallest models")
         outcomes = launcher.run(jobs, plan.jobs)
     else:
         outcomes = _run_elsewhere(launcher, jobs)

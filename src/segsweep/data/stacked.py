@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import pytorch_lightning as pl
 import torch
 
-from segsweep.data.batches import EvalBatches, TrainBatches
+from segsweep.data.batches import EvalBatches, TrainBatches, beside
 from segsweep.data.datamodule import DataModule
 from segsweep.types import Batch
 
@@ -66,6 +66,11 @@ class StackedBatches:
         return len(self.members[0])
 
     def __iter__(self) -> Iterator[Batch]:
-        for batches in zip(*self.members, strict=True):
+        for gathered in zip(*(member.gathered() for member in self.members), strict=True):
+            together = beside(gathered)
+            if together is not None:  # what is drawn for an image is its own, so all are augmented at once
+                yield self.members[0].finished(*together)
+                continue
+            batches = [member.finished(*own) for member, own in zip(self.members, gathered, strict=True)]
             image, mask, index = (torch.cat(tensors) for tensors in list(zip(*batches, strict=True))[:3])
             yield Batch(image, mask, index)
