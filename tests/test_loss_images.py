@@ -108,7 +108,7 @@ def test_divergence_warms_up_in_training_alone():
     def values(term):
         for _ in range(3):
             yield [term(output, batch).item() for _ in range(2)]  # passing twice in one batch counts once
-            losses.count_batch(nn.ModuleList([term]))
+            losses.count_batch(losses.warming_terms(nn.ModuleList([term])))
 
     assert list(values(term)) == [[0, 0], [0.25, 0.25], [0.5, 0.5]]
     assert term.eval()(output, batch).item() == 1

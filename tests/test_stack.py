@@ -235,6 +235,7 @@ def test_on_a_gpu_only_the_bad_seed_is_held_back(stack, monkeypatch):
         (["trainer.early_stopping.patience=3"], "early stopping would end all seeds"),
         (["trainer.gradient_clip_val=1"], "trainer.gradient_clip_val would clip"),
         (["trainer.on_oom=halve"], "trainer.on_oom=halve divides"),
+        (["trainer.ema=0.9"], "trainer.ema knows one model alone"),
         (["trainer=ddp", "trainer.accelerator=cpu"], "trainer.strategy=ddp shares one run"),
         (["trainer.precision=16-mixed"], "trainer.precision=16-mixed scales"),
         (["sweep.trial=1"], "the trials of a search"),

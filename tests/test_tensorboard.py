@@ -146,7 +146,7 @@ def test_norms_of_scaled_gradients_are_those_of_the_loss_and_infinite_ones_are_l
         guard.before_update(optimizer, 0, step, is_scaled=True, scale=torch.tensor(4.0))
         if step == 1:  # as at a checkpoint
             before, guard = guard.norms, UpdateGuard(str, looks_at_once=False)
-            guard.take_up(before, torch.device("cpu"))
+            guard.take_up(before)
     assert guard.take_norms() == {"grad_norm": 6.0, "grad_norm_max": 8.0}
     assert guard.take_norms() == {}
 

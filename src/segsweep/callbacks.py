@@ -2,6 +2,8 @@
 
 import json
 import sys
+import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +11,45 @@ import numpy as np
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Checkpoint, EarlyStopping, RichProgressBar
 from pytorch_lightning.loggers import TensorBoardLogger
+from pytorch_lightning.profilers import PassThroughProfiler
 
 from segsweep import signals
 from segsweep.cost import peak_memory_mb
 from segsweep.files import write_atomic
 from segsweep.metrics import best_is
+
+_SECONDS_BETWEEN_DRAWINGS = 0.1
+_BATCH_HOOKS = (
+    "on_train_batch_start",
+    "on_train_batch_end",
+    "on_before_zero_grad",
+    "on_before_backward",
+    "on_after_backward",
+    "on_before_optimizer_step",
+    "on_validation_batch_start",
+    "on_validation_batch_end",
+    "on_test_batch_start",
+    "on_test_batch_end",
+)
+
+
+def without_idle_hooks(callbacks: list[pl.Callback]) -> list[pl.Callback]:
+    """Has Lightning pass over the hooks of a batch that a callback does not have: ten callbacks have six each."""
+    for callback in callbacks:
+        for hook in _BATCH_HOOKS:
+            if getattr(type(callback), hook) is getattr(pl.Callback, hook):
+                setattr(callback, hook, None)  # it calls what is callable
+    return callbacks
+
+
+class Unprofiled(PassThroughProfiler):
+    """Profiles nothing, in a tenth of the time that Lightning's own takes for it, 60 times a step."""
+
+    _nothing = nullcontext()
+
+    def profile(self, action_name: str) -> Any:
+        """One context for all."""
+        return self._nothing
 
 
 class RunLogger(TensorBoardLogger):
@@ -182,6 +218,36 @@ def early_stopping(monitor: str, patience: int | None, threshold: float | None) 
     ]
 
 
+class ProgressBar(RichProgressBar):
+    """Lightning's, drawn ten times a second at most: for each batch it would take 0.3 ms."""
+
+    _drawn = 0.0
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Draws, if it is time."""
+        if self._is_due(trainer.is_last_batch):
+            super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+
+    def on_validation_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *batch: Any) -> None:
+        """Draws, if it is time."""
+        if self._is_due(is_last=False):
+            super().on_validation_batch_end(trainer, pl_module, *batch)
+
+    def on_test_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *batch: Any) -> None:
+        """Draws, if it is time."""
+        if self._is_due(is_last=False):
+            super().on_test_batch_end(trainer, pl_module, *batch)
+
+    def _is_due(self, is_last: bool) -> bool:
+        now = time.monotonic()
+        if not is_last and now - self._drawn < _SECONDS_BETWEEN_DRAWINGS:
+            return False
+        self._drawn = now
+        return True
+
+
 def progress_bar() -> list[RichProgressBar]:
-    """Lightning's rich progress bar if somebody is looking at a terminal."""
-    return [RichProgressBar()] if sys.stdout.isatty() else []
+    """A bar if somebody is looking at a terminal."""
+    return [ProgressBar()] if sys.stdout.isatty() else []

@@ -42,6 +42,8 @@ def _refused(plain: dict[str, Any], node: dict[str, Any]) -> Iterator[tuple[bool
         "Set it to null",
     )
     yield node.get("on_oom") == "halve", "trainer.on_oom=halve divides the batch of one seed", "Set trainer.on_oom=fail"
+    for name in ("ema", "compile"):
+        yield node.get(name) is not None, f"trainer.{name} knows one model alone", f"Set trainer.{name}=null"
     yield (
         node.get("strategy") in ("ddp", "fsdp"),
         f"trainer.strategy={node.get('strategy')} shares one run between processes",

@@ -22,6 +22,7 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from segsweep import signals
+from segsweep.averaging import averaged_state
 from segsweep.files import read_hashed, remove_hashed, write_atomic, write_hashed
 from segsweep.metrics import best_is
 
@@ -255,7 +256,7 @@ class BestWeights(Checkpoint):
         if not self._is_new:
             return
         self._is_new = False
-        state = trainer.strategy.lightning_module_state_dict()  # of which each rank may hold a part
+        state = averaged_state(trainer)  # of which each rank may hold a part
         if not trainer.is_global_zero:
             return
         mine = ((k.removeprefix("model."), v) for k, v in state.items() if k.startswith("model."))

@@ -34,7 +34,9 @@ TOP_LEVEL = (*GROUPS, "seed", "name", "monitor", "sweep")
 # Keys of a node that are facts for people and other nodes, not arguments of its target.
 FACTS = {
     "model": {"family"},
-    "trainer": {"early_stopping", "checkpoint_every_steps", "on_oom", "tensorboard", "stack_seeds"},
+    "trainer": {
+        *("early_stopping", "checkpoint_every_steps", "on_oom", "tensorboard", "tf32", "compile", "ema", "stack_seeds"),
+    },
     "regime": {"monitor"},
 }
 
@@ -219,7 +221,7 @@ def build(
     """
     from pytorch_lightning.utilities import rank_zero_only
 
-    from segsweep import callbacks, checkpoints, panels, pruning, strategies
+    from segsweep import averaging, callbacks, checkpoints, compiling, panels, pruning, strategies
     from segsweep.board import Board
     from segsweep.label_panels import LabelPanel
     from segsweep.task import Task
@@ -251,22 +253,27 @@ def build(
         "enable_progress_bar": bool(bar),
         "accumulate_grad_batches": plain["trainer"].get("accumulate_grad_batches", 1) * pieces,
         "strategy": None,
+        "profiler": plain["trainer"].get("profiler") or callbacks.Unprofiled(),
     }
     trainer: pl.Trainer = make_partial({**arguments(plain, "trainer"), **changed})(
         strategy=strategies.strategy(plain["trainer"]["strategy"]),
         default_root_dir=folder,
         logger=logger,
-        callbacks=[
-            *pictures,
-            *bar,
-            *stopping,
-            callbacks.MemoryCurve(),
-            history,
-            best,
-            last,
-            *pruners,
-            callbacks.SignalStop(),
-        ],
+        callbacks=callbacks.without_idle_hooks(
+            [
+                *pictures,  # before the averaging, which takes the averaged weights away at the end of a validation
+                *averaging.averaging(plain["trainer"]["ema"]),
+                *compiling.compiled(task.model, plain["trainer"]["compile"]),
+                *bar,
+                *stopping,
+                callbacks.MemoryCurve(),
+                history,
+                best,
+                last,
+                *pruners,
+                callbacks.SignalStop(),
+            ]
+        ),
         plugins=[checkpoints.HashedCheckpointIO()],
     )
     return Parts(data, task, trainer, logger, best, history, pruners, board)

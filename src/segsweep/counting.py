@@ -30,6 +30,28 @@ def confusion_per_image(prediction: Tensor, mask: Tensor, num_classes: int, igno
     return counts.view(-1, num_classes, num_classes)
 
 
+def pooled_confusion(prediction: Tensor, mask: Tensor, num_classes: int) -> Tensor:
+    """Counts (truth, prediction) pairs of all images together, in as few operations as it can be done.
+
+    Args:
+        prediction: (N, H, W) int64, classes in ``0..K-1``.
+        mask: (N, H, W) int64, 0..255; K and more are left out.
+        num_classes: K.
+
+    Returns:
+        (K, K) int64 on the same device, truth in rows.
+    """
+    # Rows up to 255, of which those from K on are dropped.
+    cell = torch.add(prediction, mask, alpha=num_classes).flatten()
+    num_cells = 256 * num_classes
+    if cell.device.type == "cpu":
+        counts = torch.bincount(cell, minlength=num_cells)
+    else:  # bincount would wait for the device to know the largest value
+        counts = torch.zeros(num_cells, dtype=torch.int64, device=cell.device)
+        counts.index_add_(0, cell, torch.ones_like(cell))
+    return counts[: num_classes * num_classes].view(num_classes, num_classes)
+
+
 def calibration_per_image(confidence: Tensor, is_right: Tensor, valid: Tensor) -> Tensor:
     """Counts pixels by the confidence of their prediction: 15 equal bins of 0..1, each with its upper end.
 

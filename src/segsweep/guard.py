@@ -1,6 +1,7 @@
 """Keeps updates that are not finite from the weights, and says which images they came from."""
 
 from collections.abc import Callable
+from math import isfinite
 from typing import NamedTuple
 
 import torch
@@ -24,7 +25,6 @@ class _Part(NamedTuple):
 
     terms: dict[str, Tensor]
     images: Tensor  # positions
-    is_bad: Tensor  # scalar bool, of the loss
 
 
 class _Step(NamedTuple):
@@ -37,11 +37,11 @@ class _Step(NamedTuple):
 
 
 class Norms(NamedTuple):
-    """Of the gradients of several steps, before clipping; scalars on the device. Infinite ones are left out."""
+    """Of the gradients of several steps before clipping, without infinite ones: numbers, or scalars on the device."""
 
-    total: Tensor
-    largest: Tensor
-    number: Tensor
+    total: Tensor | float
+    largest: Tensor | float
+    number: Tensor | float
 
 
 class UpdateGuard:
@@ -69,7 +69,7 @@ class UpdateGuard:
         """Looks at the loss of a batch before its gradient is computed.
 
         Args:
-            terms: of the loss, with the key ``total``.
+            terms: of the loss, with the key ``total``; scalars without a gradient.
             index: (N,) int64, positions of the images.
             epoch: that is running.
             step: optimisation steps done.
@@ -77,11 +77,9 @@ class UpdateGuard:
         Raises:
             NotFiniteError: the loss is not finite, and the host may look.
         """
-        terms = {name: value.detach() for name, value in terms.items()}
-        part = _Part(terms, index, ~torch.isfinite(terms["total"]))
-        self._parts.append(part)
-        if self.looks_at_once and bool(part.is_bad):
-            raise self._error(_Step(epoch, step, self._parts, part.is_bad))
+        self._parts.append(_Part(terms, index))
+        if self.looks_at_once and not isfinite(terms["total"]):
+            raise self._error(epoch, step, self._parts)
 
     @torch.no_grad()
     def before_update(
@@ -106,17 +104,27 @@ class UpdateGuard:
             return
         # The Euclidean norm, nine times as quick as the largest value; it overflows where Adam's squares do.
         norm = get_total_norm(gradients)
+        if self.looks_at_once and not is_scaled:
+            self._look(float(norm), epoch, step, parts)
+            return
         is_bad = ~torch.isfinite(norm)
         self._norms = _added(self._norms, torch.where(is_bad, 0.0, norm / scale), is_bad)
         if is_scaled:
             self._skips = (self._skips + 1.0) * is_bad
             is_bad = self._skips > _MOST_SKIPS
-        is_bad = torch.stack([is_bad, *(part.is_bad for part in parts)]).any()
+        is_bad = is_bad | ~torch.isfinite(torch.stack([part.terms["total"] for part in parts])).all()
         self._steps.append(_Step(epoch, step, parts, is_bad))
         if self.looks_at_once or len(self._steps) == _LONGEST_WAIT:
             self.read()
         if not self.looks_at_once and not is_scaled:
             _leave_out(optimizer, gradients, is_bad)
+
+    def _look(self, norm: float, epoch: int, step: int, parts: list[_Part]) -> None:
+        """All of it where the host may look: numbers, which cost less than operations on scalars."""
+        if not isfinite(norm):
+            raise self._error(epoch, step, parts)
+        before = self._norms or Norms(0.0, 0.0, 0.0)
+        self._norms = Norms(before.total + norm, max(float(before.largest), norm), before.number + 1.0)
 
     def read(self) -> None:
         """Waits for the device and looks at the steps since the last time.
@@ -126,7 +134,8 @@ class UpdateGuard:
         """
         steps, self._steps = self._steps, []
         if steps and bool((flags := torch.stack([step.is_bad for step in steps]).cpu()).any()):
-            raise self._error(steps[int(flags.int().argmax())])
+            step = steps[int(flags.int().argmax())]
+            raise self._error(step.epoch, step.number, step.parts)
 
     def take_norms(self) -> dict[str, float]:
         """Mean and largest norm of the gradients since the last time, none without any; the host waits for them."""
@@ -136,26 +145,26 @@ class UpdateGuard:
         return {"grad_norm": float(norms.total) / number, "grad_norm_max": float(norms.largest)}
 
     @property
-    def norms(self) -> list[Tensor] | None:
-        """What ``take_norms`` will be made of, on the CPU."""
-        return None if self._norms is None else [value.cpu() for value in self._norms]
+    def norms(self) -> list[float] | None:
+        """What ``take_norms`` will be made of; the host waits for the device."""
+        return None if self._norms is None else [float(value) for value in self._norms]
 
-    def take_up(self, norms: list[Tensor] | None, device: torch.device) -> None:
+    def take_up(self, norms: list[float] | None) -> None:
         """Goes on from the ``norms`` that were there before a run was interrupted."""
-        self._norms = None if norms is None else Norms(*(value.to(device) for value in norms))
+        self._norms = None if norms is None else Norms(*norms)
 
-    def _error(self, step: _Step) -> NotFiniteError:
-        bad = [part for part in step.parts if bool(part.is_bad)]
+    def _error(self, epoch: int, step: int, parts: list[_Part]) -> NotFiniteError:
+        bad = [part for part in parts if not isfinite(part.terms["total"])]
         if bad:
             values = {name: float(value) for name, value in bad[0].terms.items()}
             what = f"the loss is {values}"
         else:
             what = "the gradient is not finite"
-        positions = torch.cat([part.images for part in bad or step.parts]).tolist()
+        positions = torch.cat([part.images for part in bad or parts]).tolist()
         names = [self.name_of(position) for position in positions[:_NUM_NAMES]]
         more = f" and {len(positions) - _NUM_NAMES} more" * (len(positions) > _NUM_NAMES)
         return NotFiniteError(
-            f"{what} at step {step.number}, epoch {step.epoch}, training images {', '.join(names)}{more}. It has not "
+            f"{what} at step {step}, epoch {epoch}, training images {', '.join(names)}{more}. It has not "
             f"reached the weights of any checkpoint. Lower optimizer.lr, or set trainer.gradient_clip_val=1"
         )
 
@@ -164,7 +173,7 @@ def _added(norms: Norms | None, norm: Tensor, is_bad: Tensor) -> Norms:
     number = (~is_bad).float()
     if norms is None:
         return Norms(norm, norm, number)
-    return Norms(norms.total + norm, torch.maximum(norms.largest, norm), norms.number + number)
+    return Norms(norms.total + norm, norm.clamp_min(norms.largest), norms.number + number)
 
 
 def _leave_out(optimizer: Optimizer, gradients: list[Tensor], is_bad: Tensor) -> None:

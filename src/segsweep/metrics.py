@@ -17,8 +17,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torchmetrics import Metric
 
-from segsweep.counting import NUM_BINS, boundary_per_image, calibration_per_image, confusion_per_image
-from segsweep.sharing import gather_rows
+from segsweep.counting import (
+    NUM_BINS,
+    boundary_per_image,
+    calibration_per_image,
+    confusion_per_image,
+    pooled_confusion,
+)
+from segsweep.sharing import gather, gather_rows
 
 VERSION = 1  # part of every record: runs scored by another definition are never ranked together
 
@@ -155,35 +161,41 @@ def calibration_error(calibration_NB3: NDArray[np.floating]) -> float:
     return float(np.abs(confidence - right).sum() / pixels.sum()) if pixels.any() else float("nan")
 
 
-class Confusion(Metric):
+class Confusion:
     """Pools the confusion matrices of all images on the device: all that is kept of training.
+
+    Not a torchmetrics ``Metric``, whose ``update`` takes longer than the counting where steps are short.
 
     Args:
         num_classes: K.
-        ignore_index: mask value that is left out.
     """
 
-    full_state_update = False
-    matrix: Tensor
+    def __init__(self, num_classes: int) -> None:
+        self.num_classes = num_classes
+        self._matrix: Tensor | None = None
 
-    def __init__(self, num_classes: int, ignore_index: int) -> None:
-        super().__init__()
-        self.num_classes, self.ignore_index = num_classes, ignore_index
-        self.add_state("matrix", torch.zeros(num_classes, num_classes, dtype=torch.int64), dist_reduce_fx="sum")
+    def reset(self) -> None:
+        """Forgets everything."""
+        self._matrix = None
 
     def update(self, logits: Tensor, mask: Tensor) -> None:
-        """Adds a batch: logits (N, K, H, W) at the size of the mask (N, H, W)."""
-        prediction = logits.max(dim=1).indices  # on a CPU argmax takes five times as long
-        self.matrix += confusion_per_image(prediction, mask, self.num_classes, self.ignore_index).sum(dim=0)
+        """Adds a batch: logits (N, K, H, W) at the size of the mask (N, H, W); masks of K and more are left out."""
+        prediction = logits.detach().max(dim=1).indices  # on a CPU argmax takes five times as long
+        matrix = pooled_confusion(prediction, mask, self.num_classes)
+        self._matrix = matrix if self._matrix is None else self._matrix + matrix
 
-    def take_up(self, matrix: Tensor) -> None:
-        """Goes on from what was counted before a run was interrupted: (K, K) int64."""
-        self.matrix += matrix.to(self.matrix.device)
-        self._update_count += 1
+    def counted(self) -> Tensor | None:
+        """What this rank has counted so far: (K, K) int64 on the CPU, None without any batch."""
+        return None if self._matrix is None else self._matrix.cpu()
 
-    def compute(self) -> Counts:
-        """One pooled matrix; the host waits for the device."""
-        return Counts(self.matrix[None].cpu().numpy())
+    def take_up(self, matrix: Tensor, device: torch.device) -> None:
+        """Goes on from what was ``counted`` before a run was interrupted."""
+        self._matrix = matrix.to(device)
+
+    def compute(self) -> Counts | None:
+        """One matrix of all ranks; None where no rank has counted anything. The host waits for the device."""
+        found = [matrix for matrix in gather(self.counted()) if matrix is not None]
+        return Counts(torch.stack(found).sum(dim=0, keepdim=True).numpy()) if found else None
 
 
 class ImageCounts(Metric):

@@ -53,6 +53,7 @@ class StagedTraining(pl.LightningModule):
         super().__init__()
         self.model = model
         self.regime, self.stage_index, self.images_seen = regime, 0, 0
+        self._stages = list(regime.stages.values())
         torch.manual_seed(mix(seed, "objectives"))
         prepare(regime, model, spec)
         self.objectives = nn.ModuleDict(regime.objectives)
@@ -66,7 +67,7 @@ class StagedTraining(pl.LightningModule):
     @property
     def stage(self) -> Stage:
         """The present stage."""
-        return list(self.regime.stages.values())[self.stage_index]
+        return self._stages[self.stage_index]
 
     @property
     def objective(self) -> Objective:
@@ -152,7 +153,7 @@ class StagedTraining(pl.LightningModule):
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Moves to the next stage when its first batch has come."""
-        index = self._data.stage_index(self.current_epoch, batch_idx)
+        index = self._data.stage_index(self.current_epoch, batch_idx) if len(self._stages) > 1 else 0
         if index != self.stage_index:
             self.stage_index = index
             self.objective.enter(self.model)

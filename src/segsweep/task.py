@@ -1,5 +1,6 @@
 """The one LightningModule: it trains and scores any segmenter with any loss on any data."""
 
+import inspect
 import time
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -16,7 +17,8 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from segsweep.checkpoints import batches_within_epoch, count_in_pieces
 from segsweep.curves import ScoreCounts
 from segsweep.guard import UpdateGuard
-from segsweep.losses import count_batch
+from segsweep.losses import Divergence, count_batch, warming_terms
+from segsweep.means import TermMeans
 from segsweep.metrics import Confusion, Counts, ImageCounts, summarise
 from segsweep.models.blocks import resize_to
 from segsweep.objectives import Loss
@@ -62,7 +64,7 @@ class Task(StagedTraining):
     ) -> None:
         super().__init__(model.to(memory_format=torch.channels_last), regime, optimizer, scheduler, spec, monitor, seed)
         self.loss = loss
-        self.train_confusion = Confusion(spec.num_classes, spec.ignore_index)
+        self.train_confusion = Confusion(spec.num_classes)
         self.eval_counts = ImageCounts(spec.num_classes, spec.ignore_index)
         self.test_stage = "test"
         self.score_counts: ScoreCounts | None = None
@@ -71,13 +73,23 @@ class Task(StagedTraining):
         self.train_images_per_s: list[float] = []
         self.readout = regime.readout
         self.guard = UpdateGuard(self._name_of, looks_at_once=True)
-        self._sums: dict[str, tuple[Tensor | float, int]] = {}  # of each term: values, and images that they are of
-        self._images = 0
+        self._warming: list[Divergence] = []
+        self._num_ranks = 1
+        self._means = TermMeans()
         self.is_validated = False
         self._epoch_start = self._epoch_end = 0.0
         self._first_batch = 0  # of the epoch in which training begins
         self._unfinished: dict[str, Any] | None = None  # what that epoch has summed up before it
         self._metrics_before: dict[str, Tensor] = {}  # of the epochs before it
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Torch looks whether a value is a parameter or a module, 2 us each, and Lightning sets 50 names a step."""
+        if value is None or type(value) in (str, int, float, bool):
+            values = self.__dict__
+            if name in values:
+                values[name] = value
+                return
+        super().__setattr__(name, value)
 
     def forward(self, image: Tensor) -> SegmenterOutput:
         """Segments a batch of standardised images."""
@@ -88,6 +100,7 @@ class Task(StagedTraining):
         """Takes up what Lightning does not: the metrics of earlier epochs, and the place within an epoch."""
         super().on_train_start()
         self.guard = UpdateGuard(self._name_of, looks_at_once=self.device.type == "cpu")
+        self._warming, self._num_ranks = warming_terms(self.loss), world_size()
         self.trainer.callback_metrics.update(self._metrics_before)
         loader: Any = self.trainer.train_dataloader
         loader.start_at(self._first_batch)
@@ -119,9 +132,9 @@ class Task(StagedTraining):
     def _progress(self) -> dict[str, Any]:
         """What an epoch has summed up so far, and the random state: all on the CPU."""
         return {
-            "sums": {name: (_on_cpu(total), images) for name, (total, images) in self._sums.items()},
-            "confusion": self.train_confusion.matrix.cpu() if self.train_confusion.update_called else None,
-            "images": self._images,
+            "sums": self._means.sums(),
+            "confusion": self.train_confusion.counted(),
+            "images": self._means.images,
             "norms": self.guard.norms,
             "logged_step": self.trainer.fit_loop.epoch_loop._batches_that_stepped,
             "is_validated": self.is_validated,
@@ -139,15 +152,11 @@ class Task(StagedTraining):
         self._unfinished = checkpoint["unfinished"][rank()] if "unfinished" in checkpoint else None
 
     def _take_up(self, unfinished: dict[str, Any]) -> None:
-        sums = unfinished["sums"].items()
-        self._sums = {
-            name: (total.to(self.device) if isinstance(total, Tensor) else total, images)
-            for name, (total, images) in sums
-        }
-        self._images, self.is_validated = unfinished["images"], unfinished["is_validated"]
+        self._means = TermMeans(unfinished["sums"], unfinished["images"])
+        self.is_validated = unfinished["is_validated"]
         if unfinished["confusion"] is not None:
-            self.train_confusion.take_up(unfinished["confusion"])
-        self.guard.take_up(unfinished.get("norms"), self.device)
+            self.train_confusion.take_up(unfinished["confusion"], self.device)
+        self.guard.take_up(unfinished.get("norms"))
         self._epoch_start = time.perf_counter() - unfinished["seconds"]
         # Lightning counts once more where a validation was due and over.
         self.trainer.fit_loop.epoch_loop._batches_that_stepped = unfinished["logged_step"]
@@ -169,16 +178,21 @@ class Task(StagedTraining):
         """One step: the loss, nothing else that the host has to wait for."""
         self.encoder_switch.keep_frozen()
         output, terms = self._learn(batch)
-        if self._data.completes_batch(batch_idx):
-            count_batch(self.loss)
-        self.guard.see(terms, batch.index, self.current_epoch, self.global_step)
-        self._add(terms, batch)
-        self.images_seen += len(batch.image) * world_size()
+        data, num = self._data, len(batch.image)
+        if self._warming and data.completes_batch(batch_idx):
+            count_batch(self._warming)
+        seen = {name: value.detach() for name, value in terms.items()}
+        self.guard.see(seen, batch.index, self.current_epoch, self.global_step)
+        self._means.add(seen, num)
+        self.images_seen += num * self._num_ranks
         if output is not None:
             # Of a mixed batch an objective may segment the labelled images alone.
-            self.train_confusion.update(output.logits.detach(), batch.mask[: len(output.logits)])
+            self.train_confusion.update(output.logits, batch.mask[: len(output.logits)])
         total: Tensor = terms["total"]
-        return total * self._data.weight(batch) if self._data.pieces > 1 else total
+        return total * data.weight(batch) if data.pieces > 1 else total
+
+    # Lightning looks at the signature in every step; this one is not worked out anew.
+    training_step.__signature__ = inspect.signature(training_step)  # type: ignore[attr-defined]
 
     def _learn(self, batch: Batch) -> tuple[SegmenterOutput | None, dict[str, Tensor]]:
         if self._features is None:
@@ -208,10 +222,10 @@ class Task(StagedTraining):
             NotFiniteError: one of the last updates was not finite.
         """
         self.guard.read()
-        speed = self.num_stacked * sum(gather(self._images)) / max(self._epoch_end - self._epoch_start, 1e-9)
+        speed = self.num_stacked * sum(gather(self._means.images)) / max(self._epoch_end - self._epoch_start, 1e-9)
         self.train_images_per_s.append(speed)
         # A stage without logits has counted nothing.
-        counts = self.train_confusion.compute() if self.train_confusion.update_called else None
+        counts = self.train_confusion.compute()
         values = self._close("train", counts)
         values |= {"train/images_per_s": speed, "lr": self.trainer.optimizers[0].param_groups[0]["lr"]}
         if len(self.regime.stages) > 1:
@@ -230,7 +244,7 @@ class Task(StagedTraining):
         """
         self.guard.read()
         # Training sums must not be lost: validation runs inside the training epoch.
-        self._training = (self._sums, self._images)
+        self._training = self._means
         self._forget_terms("val")
         self._begin()
         self.eval_counts.reset()
@@ -246,7 +260,7 @@ class Task(StagedTraining):
         self.val_confusion = counts.confusion.sum(axis=0)
         self._log(self._close("val", counts))
         self.is_validated = True
-        self._sums, self._images = self._training
+        self._means = self._training
 
     def on_test_epoch_start(self) -> None:
         """Starts counting."""
@@ -323,13 +337,13 @@ class Task(StagedTraining):
         output = self._whole(self._view, batch.image)
         logits = output.logits if self.readout is None else self.segment(batch.image).logits
         mask = F.interpolate(batch.mask[:, None].float(), batch.image.shape[-2:], mode="nearest")[:, 0].long()
-        self._add(self.objective.score(output, batch._replace(mask=mask), self.loss), batch)
+        self._means.add(self.objective.score(output, batch._replace(mask=mask), self.loss), len(batch.image))
         logits = resize_to(logits.float(), batch.mask)
         self.eval_counts.update(logits, batch.mask, batch.index)
         return logits
 
     def _begin(self) -> None:
-        self._sums, self._images = {}, 0
+        self._means = TermMeans()
 
     def _forget_terms(self, stage: str) -> None:
         """Drops loss terms that Lightning would repeat in every epoch to come, those of an earlier stage included."""
@@ -337,35 +351,14 @@ class Task(StagedTraining):
         for name in [name for name in metrics if name.startswith(f"{stage}/loss/")]:
             del metrics[name]
 
-    def _add(self, terms: dict[str, Tensor], batch: Batch) -> None:
-        num = len(batch.image)
-        self._images += num
-        for name, value in terms.items():
-            so_far, images = self._sums.get(name, (0.0, 0))
-            self._sums[name] = (so_far + value.detach() * num, images + num)
-
     def _close(self, stage: str, counts: Counts | None) -> dict[str, float]:
         """Means of the loss terms over images, and the metrics: the host waits for the device here and nowhere else."""
-        values = {}
-        for name, (total, images) in self._sums_of_all_ranks().items():
-            key = f"{stage}/loss" if name == "total" else f"{stage}/loss/{name}"
-            values[key] = total / images  # of the stages that have the term
+        means = self._means.of_all_ranks().items()
+        values = {f"{stage}/loss" if name == "total" else f"{stage}/loss/{name}": mean for name, mean in means}
         scores = {} if counts is None else summarise(counts, self.spec.class_names)
         if stage == "train":
             scores.pop("miou_image", None)  # training keeps only the pooled matrix
         return values | {f"{stage}/{name}": value for name, value in scores.items()}
 
-    def _sums_of_all_ranks(self) -> dict[str, tuple[float, int]]:
-        sums: dict[str, tuple[float, int]] = {}
-        for part in gather({name: (float(total), images) for name, (total, images) in self._sums.items()}):
-            for name, (total, images) in part.items():
-                so_far = sums.get(name, (0.0, 0))
-                sums[name] = so_far[0] + total, so_far[1] + images
-        return sums
-
     def _log(self, values: dict[str, float]) -> None:
         self.log_dict(values, on_step=False, on_epoch=True, batch_size=1)
-
-
-def _on_cpu(value: Tensor | float) -> Tensor | float:
-    return value.cpu() if isinstance(value, Tensor) else value

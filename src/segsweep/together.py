@@ -118,8 +118,9 @@ def _fit(runs: Sequence[Run], plains: Sequence[dict[str, Any]]) -> list[Parts]:
     """Trains; gives the parts of each run, ready to be tested."""
     import torch
 
-    from segsweep import cost
+    from segsweep import cost, hardware
 
+    hardware.prepare(plains[0]["trainer"]["accelerator"], plains[0]["trainer"]["tf32"])
     cost.reset_peak_memory()
     models = [build_model(plain) for plain in plains]
     for run, model, plain in zip(runs, models, plains, strict=True):
@@ -205,9 +206,14 @@ def _trainer(parts: Sequence[Parts], plain: dict[str, Any], folder: Path, seeds:
     both = MemberCallbacks(members, of_each)
     every = plain["trainer"].get("checkpoint_every_steps")
     last = checkpoints.LastCheckpoints(folder, every, both)
-    trainer = make_partial({**arguments(plain, "trainer"), "enable_progress_bar": bool(bars), "logger": False})(
+    changed = {
+        "enable_progress_bar": bool(bars),
+        "profiler": plain["trainer"].get("profiler") or callbacks.Unprofiled(),
+        "logger": False,
+    }
+    trainer = make_partial({**arguments(plain, "trainer"), **changed})(
         default_root_dir=folder.parent,
-        callbacks=[*bars, both, last, callbacks.SignalStop()],
+        callbacks=callbacks.without_idle_hooks([*bars, both, last, callbacks.SignalStop()]),
         plugins=[GroupCheckpointIO(seeds)],
     )
     for member, own in zip(members, parts, strict=True):

@@ -134,9 +134,10 @@ def _work(run: Run, plain: dict[str, Any]) -> None:
     """All of a run but its lock and its end; where several processes train it, each does this."""
     import torch
 
-    from segsweep import cost
+    from segsweep import cost, hardware
 
     warnings.filterwarnings("ignore", message=LIGHTNING_NOISE)
+    hardware.prepare(plain["trainer"]["accelerator"], plain["trainer"]["tf32"])
     cost.reset_peak_memory()
     model = build_model(plain)
     run.save(threads=torch.get_num_threads(), **describe(model, plain))

@@ -20,6 +20,7 @@ _TRAINER_ALLOWED: dict[str, tuple[Any, ...]] = {
     "on_oom": ("fail", "halve"),
     "enable_checkpointing": (True,),  # a run without checkpoints could be neither scored nor continued
     "barebones": (False,),
+    "tf32": (True, False),
 }
 
 
@@ -28,6 +29,8 @@ def _try_trainer(plain: dict[str, Any], defaults: Defaults) -> list[str]:
     import torch
 
     from segsweep import callbacks
+    from segsweep.averaging import ema_mistake
+    from segsweep.compiling import compile_mistake
 
     node = plain["trainer"]
     stopping = node.get("early_stopping")
@@ -50,6 +53,7 @@ def _try_trainer(plain: dict[str, Any], defaults: Defaults) -> list[str]:
     every = node.get("checkpoint_every_steps")
     if every is not None and (not isinstance(every, int) or isinstance(every, bool) or every < 1):
         lines.append(f"trainer.checkpoint_every_steps={shown(every)}: give 1 or more optimisation steps, or null")
+    lines += [line for line in (compile_mistake(node.get("compile")), ema_mistake(node)) if line]
     if node.get("accelerator") == "gpu" and not torch.cuda.is_available():
         lines.append(
             "trainer.accelerator=gpu: torch sees no GPU here. Use trainer=cpu, or trainer=auto for what there is"

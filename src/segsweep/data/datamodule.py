@@ -211,6 +211,10 @@ class DataModule(pl.LightningDataModule):
         """Whole images in order, masks at native size; each rank its share of them."""
         return EvalBatches(self, "test", self._device(), is_shared=True)
 
+    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
+        """Batches are made where they are needed."""
+        return batch
+
     def labelled(self) -> Tensor:
         """Positions of the training images whose masks may be used: (n,) int64, at least one."""
         split = self.store.splits["train"]

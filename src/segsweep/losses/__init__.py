@@ -5,7 +5,7 @@ model. Those that compare with labels leave out the pixels that are ``ignore_ind
 gives exactly 0 and no gradient, not NaN.
 """
 
-from segsweep.losses.autoencoding import Divergence, Reconstruction, count_batch
+from segsweep.losses.autoencoding import Divergence, Reconstruction, count_batch, warming_terms
 from segsweep.losses.boundary import Boundary
 from segsweep.losses.class_weights import adapt
 from segsweep.losses.lovasz import Lovasz
@@ -31,4 +31,5 @@ __all__ = [
     "WeightedSum",
     "adapt",
     "count_batch",
+    "warming_terms",
 ]

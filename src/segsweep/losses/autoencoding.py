@@ -1,5 +1,6 @@
 """Terms of models that rebuild the image: they need no label, and serve no logits."""
 
+from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
 import torch
@@ -94,9 +95,12 @@ class Divergence(nn.Module):
         return value * (self.step / self.warmup_steps).clamp(max=1)
 
 
-def count_batch(loss: Any) -> None:
-    """Tells the terms that warm up that a training batch is done, however many times it has passed through them."""
-    if isinstance(loss, nn.Module):
-        for term in loss.modules():
-            if isinstance(term, Divergence):
-                term.step += 1
+def warming_terms(loss: Any) -> list[Divergence]:
+    """The terms of a loss that warm up."""
+    return [term for term in loss.modules() if isinstance(term, Divergence)] if isinstance(loss, nn.Module) else []
+
+
+def count_batch(warming: Iterable[Divergence]) -> None:
+    """Tells terms that warm up that a training batch is done, however many times it has passed through them."""
+    for term in warming:
+        term.step += 1

@@ -1,0 +1,53 @@
+"""Weights averaged over the steps of training: what is validated, kept and tested in place of the last ones."""
+
+from typing import Any
+
+import pytorch_lightning as pl
+from pytorch_lightning.callbacks import WeightAveraging
+from torch import Tensor
+from torch.optim.swa_utils import get_ema_multi_avg_fn
+
+
+class Averaging(WeightAveraging):
+    """Lightning's exponential moving average of all weights and statistics, in one operation for all of them.
+
+    Args:
+        decay: share of the average that a step keeps, 0..1; it looks back over about 1 / (1 - decay) steps.
+
+    Reference:
+        Polyak and Juditsky 1992, Acceleration of Stochastic Approximation by Averaging; with an exponential window as
+        in Tarvainen and Valpola 2017, arXiv:1703.01780. The average begins with the weights after the first step.
+    """
+
+    def __init__(self, decay: float) -> None:
+        super().__init__(multi_avg_fn=get_ema_multi_avg_fn(decay))  # type: ignore[no-untyped-call]
+
+    def weights(self) -> dict[str, Any]:
+        """The averaged state of the task, by the names that its own state has."""
+        if self._average_model is None:
+            return {}
+        state: dict[str, Tensor] = self._average_model.module.state_dict()
+        return state
+
+
+def ema_mistake(trainer: dict[str, Any]) -> str | None:
+    """What is wrong with ``trainer.ema``, in one line."""
+    decay = trainer.get("ema")
+    if decay is None:
+        return None
+    if not isinstance(decay, float) or not 0 < decay < 1:
+        return f"trainer.ema={decay} is no share between 0 and 1, e.g. trainer.ema=0.99; null switches it off"
+    if trainer.get("strategy") == "fsdp":
+        return "trainer.ema: under trainer.strategy=fsdp no process has all weights to average. Use trainer=ddp"
+    return None
+
+
+def averaging(decay: float | None) -> list[Averaging]:
+    """The callback; none without a decay."""
+    return [] if decay is None else [Averaging(decay)]
+
+
+def averaged_state(trainer: pl.Trainer) -> dict[str, Any]:
+    """The state to keep: averaged where weights are averaged, else as it is. All ranks have to call it."""
+    found = [callback for callback in trainer.callbacks if isinstance(callback, Averaging)]  # type: ignore[attr-defined]
+    return (found[0].weights() if found else {}) or trainer.strategy.lightning_module_state_dict()

@@ -1,0 +1,62 @@
+"""``trainer.compile``: the model through ``torch.compile``, with one cache of compiled code for all jobs of a sweep."""
+
+import os
+import shutil
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import nn
+
+from segsweep.data.cache import cache_root
+
+MODES = ("default", "reduce-overhead", "max-autotune")
+_GRAPHED = ("reduce-overhead", "max-autotune")  # they record CUDA graphs
+
+
+def compile_mistake(mode: object) -> str | None:
+    """What is wrong with ``trainer.compile`` here, in one line."""
+    if mode is None:
+        return None
+    if mode not in MODES:
+        return f"trainer.compile={mode}: use null, {', '.join(MODES[:-1])} or {MODES[-1]}"
+    if not any(map(shutil.which, (os.environ.get("CXX", "g++"), "g++", "clang++"))):
+        return f"trainer.compile={mode} needs a C++ compiler, and there is no g++ here. Install one, or leave it null"
+    return None
+
+
+def compiled(model: nn.Module, mode: str | None) -> list[pl.Callback]:
+    """Has a model compile itself at its first batch, and again for each other shape of images.
+
+    Compiled code lies in the cache folder of decoded data (``$SEGSWEEP_CACHE``) unless ``$TORCHINDUCTOR_CACHE_DIR``
+    says otherwise; torch names it by its content and moves it there whole, so that jobs may share it while they run.
+    It rounds differently: the mode is part of a run's identity.
+
+    Args:
+        model: changed in place; its weights and their names stay.
+        mode: of ``torch.compile``, or None.
+
+    Returns:
+        Callbacks that the trainer needs.
+    """
+    if mode is None:
+        return []
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_root() / "compiled"))
+    model.compile(mode=mode)
+    return [GraphedSteps()] if mode in _GRAPHED else []
+
+
+class GraphedSteps(pl.Callback):
+    """Tells CUDA graphs that nobody needs what they returned for the batch before."""
+
+    def on_train_batch_start(self, *_: Any) -> None:
+        """A batch of training."""
+        torch.compiler.cudagraph_mark_step_begin()
+
+    def on_validation_batch_start(self, *_: Any) -> None:
+        """A batch of validation."""
+        torch.compiler.cudagraph_mark_step_begin()
+
+    def on_test_batch_start(self, *_: Any) -> None:
+        """A batch of the test."""
+        torch.compiler.cudagraph_mark_step_begin()
