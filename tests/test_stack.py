@@ -2,8 +2,11 @@
 
 import copy
 import json
+import re
+import shlex
 import time
 from collections import defaultdict
+from pathlib import Path
 
 import pytest
 import torch
@@ -272,6 +275,7 @@ def test_a_sweep_of_three_seeds(tmp_path):
     done = segsweep(tmp_path, *sweep)
     assert done.returncode == 0, done.stderr
     assert "3 of 3 jobs completed" in done.stderr
+    assert "on a CPU, seeds are quicker each by itself" in done.stderr
     root = tmp_path / "outputs" / "sweeps" / "s"
     for seed in range(3):
         own = record(root / f"seed={seed}")
@@ -283,6 +287,14 @@ def test_a_sweep_of_three_seeds(tmp_path):
     assert [sum(line["job"] == f"seed={seed}" for line in ledger) for seed in range(3)] == [2, 2, 2]
     assert "all 3 jobs are done already" in segsweep(tmp_path, *sweep).stderr
     assert "trained as 2: trainer.stack_seeds" in segsweep(tmp_path, *sweep, "sweep.dry_run=true").stdout
+
+
+def test_the_command_of_the_docs_is_planned_as_it_says(tmp_path):
+    text = (Path(__file__).parents[1] / "docs" / "stacking.md").read_text()
+    (command,) = re.findall(r"^    segsweep (.+)$", text, flags=re.MULTILINE)
+    planned = segsweep(tmp_path, *shlex.split(command), "trainer=cpu", "sweep.dry_run=true")
+    assert planned.returncode == 0, planned.stderr
+    assert "they are trained as 1: trainer.stack_seeds" in planned.stdout
 
 
 def files(folder):
