@@ -286,7 +286,6 @@ def test_a_sweep_of_three_seeds(tmp_path):
     ledger = [json.loads(line) for line in (root / "ledger.jsonl").read_text().splitlines()]
     assert [sum(line["job"] == f"seed={seed}" for line in ledger) for seed in range(3)] == [2, 2, 2]
     assert "all 3 jobs are done already" in segsweep(tmp_path, *sweep).stderr
-    assert "trained as 2: trainer.stack_seeds" in segsweep(tmp_path, *sweep, "sweep.dry_run=true").stdout
 
 
 def test_the_command_of_the_docs_is_planned_as_it_says(tmp_path):
