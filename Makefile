@@ -6,7 +6,7 @@ SOURCES := src tests scripts
 PARALLEL := --numprocesses auto --maxprocesses 8 --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all lint format tensorboard clean
+.PHONY: help demo test test-all lint format benchmark tensorboard clean
 
 help: ## list the commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 22
@@ -30,6 +30,9 @@ format: $(BIN)/.installed ## mend style and formatting
 	$(BIN)/ruff check --fix $(SOURCES)
 	$(BIN)/ruff format $(SOURCES)
 
+benchmark: $(BIN)/.benchmark ## short version of every benchmark; CAMVID=DIR adds those on CamVid
+	$(BIN)/python scripts/benchmark/short.py
+
 tensorboard: $(BIN)/.installed ## review all runs in the browser
 	$(BIN)/tensorboard --logdir outputs
 
@@ -44,4 +47,9 @@ $(BIN)/.installed: pyproject.toml constraints.txt
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable ".[dev,smp]"
 	@# uv leaves compiling to the first import, and containers often forbid that: 6 s at each start of a process.
 	@env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -c "import optuna, segmentation_models_pytorch, segsweep.task, sklearn.datasets, tensorboard.program"
+	touch $@
+
+# What ours is compared with.
+$(BIN)/.benchmark: $(BIN)/.installed
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable ".[dev,smp,benchmark]"
 	touch $@

@@ -56,8 +56,8 @@ for seeds in '' trainer.stack_seeds=2; do # two seeds one after the other, and a
 done
 echo "validation loss of seed 1: alone $(last_loss stack/seed=1), as one of two $(last_loss stack2/seed=1)"
 "$python" scripts/benchmark/stack.py --device cuda || failed=1
-"$python" scripts/bench_augment.py --device cuda || failed=1
-"$python" scripts/bench_sweep.py --device cuda || failed=1
+"$python" scripts/benchmark/augment.py --device cuda || failed=1
+"$python" scripts/benchmark/recurrence.py --device cuda || failed=1
 if [ -n "${CAMVID:-}" ]; then
     for recipe in camvid_segnet_basic camvid_unet camvid_reseg; do
         for seed in 0 1 2; do

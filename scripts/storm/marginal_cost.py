@@ -1,15 +1,12 @@
 """What a sweep costs beside the training of its jobs: a benchmark, to be run on an idle machine.
 
-    python scripts/storm/marginal_cost.py job         of a job: sweeps of 2 and of 12 jobs with one step each
     python scripts/storm/marginal_cost.py parallel    two jobs at once against one after the other
     python scripts/storm/marginal_cost.py plan        composing and checking 300 jobs
 
-Times are of whole commands. ``job``: the difference between 12 and 2 jobs is ten jobs, without the start of the
-command; from it goes what the records say that ten runs took by themselves (``wall_s``, from the opening of the run's
-folder to its end). ``parallel``: the difference between two sizes of a sweep again, so that the start does not count.
-``plan``: dry runs with 300 combinations and with one, and the imports by themselves: of torch, and of all that the
-checks need and the jobs share. Rounds alternate between the
-contestants; medians are printed.
+Times are of whole commands. ``parallel``: the difference between two sizes of a sweep, so that the start does not
+count. ``plan``: dry runs with 300 combinations and with one, and the imports by themselves: of torch, and of all that
+the checks need and the jobs share. Rounds alternate between the contestants; medians are printed. What a job costs
+beside its own run is measured by scripts/benchmark/sweep.py.
 """
 
 import argparse
@@ -21,11 +18,10 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from commands import PLAIN_HYDRA, TINY, Command
-from witness import records, workplace
+from commands import TINY, Command
+from witness import workplace
 
-FEW, MANY = 2, 12
-LAUNCHERS = {"segsweep, a process a job": (), "Hydra's basic launcher, in process": PLAIN_HYDRA}
+FEW = 2
 # Runs that are long enough for a step's speed to count, and those in which everything else does.
 DIGITS = ("trainer=cpu", "trainer.enable_progress_bar=false", "data.num_val=40", "data.num_test=40")
 WORK = {
@@ -42,8 +38,8 @@ class Bench:
         self.folder = folder
         self._num = 0
 
-    def time(self, arguments: Sequence[str]) -> tuple[float, Path]:
-        """Seconds of a command from start to end, and the folder of its sweep.
+    def time(self, arguments: Sequence[str]) -> float:
+        """Seconds of a command from start to end.
 
         Raises:
             RuntimeError: it failed.
@@ -53,28 +49,12 @@ class Bench:
         command = Command(["-m", *arguments, f"name=bench{self._num}"], self.folder)
         if command.wait() != 0:
             raise RuntimeError(f"a sweep failed; see {command.output}")
-        return time.perf_counter() - started, self.folder / f"outputs/sweeps/bench{self._num}"
+        return time.perf_counter() - started
 
-    def time_jobs(self, arguments: Sequence[str], few: int, many: int) -> tuple[float, float]:
-        """Seconds of a job in a sweep, and of its own run, from two sizes of the sweep."""
+    def time_jobs(self, arguments: Sequence[str], few: int, many: int) -> float:
+        """Seconds of a job in a sweep, from two sizes of the sweep."""
         seconds = {num: self.time([*arguments, f"seed={_range(num)}"]) for num in (few, many)}
-        own = {num: sum(record["wall_s"] for record in records(sweep).values()) for num, (_, sweep) in seconds.items()}
-        num_more = many - few
-        return (seconds[many][0] - seconds[few][0]) / num_more, (own[many] - own[few]) / num_more
-
-
-def job(bench: Bench, rounds: int) -> None:
-    """Prints what a job costs beside its own run, with processes of its own and without."""
-    arguments = (*TINY, "trainer.max_epochs=1", "trainer.limit_train_batches=1", "sweep.jobs=1")
-    found: dict[str, list[tuple[float, float]]] = {name: [] for name in LAUNCHERS}
-    for _ in range(rounds):
-        for name, launcher in LAUNCHERS.items():
-            found[name].append(bench.time_jobs([*arguments, *launcher], FEW, MANY))
-    print("| sweep of one-step jobs | s per job | of them its own run | beside it |\n|---|--:|--:|--:|")
-    for name, pairs in found.items():
-        whole, own = (statistics.median(values) for values in zip(*pairs, strict=True))
-        beside = statistics.median(a - b for a, b in pairs)
-        print(f"| {name} | {whole:.2f} | {own:.2f} | {beside:.2f} |", flush=True)
+        return (seconds[many] - seconds[few]) / (many - few)
 
 
 def parallel(bench: Bench, rounds: int) -> None:
@@ -83,7 +63,7 @@ def parallel(bench: Bench, rounds: int) -> None:
     for name, arguments in WORK.items():
         pairs = []
         for _ in range(rounds):
-            one, two = (bench.time_jobs([*arguments, f"sweep.jobs={jobs}"], FEW, FEW + 6)[0] for jobs in (1, 2))
+            one, two = (bench.time_jobs([*arguments, f"sweep.jobs={jobs}"], FEW, FEW + 6) for jobs in (1, 2))
             pairs.append((one, two))
         one, two = (statistics.median(values) for values in zip(*pairs, strict=True))
         ratio = statistics.median(one / two for one, two in pairs)
@@ -99,8 +79,8 @@ def plan(bench: Bench, rounds: int, num_jobs: int = 300) -> None:
     for _ in range(rounds):
         times["torch"].append(_time_import("torch"))
         times["stack"].append(_time_import("pytorch_lightning, segmentation_models_pytorch"))
-        times["one"].append(bench.time(one)[0])
-        times["many"].append(bench.time(many)[0])
+        times["one"].append(bench.time(one))
+        times["many"].append(bench.time(many))
     torch, stack, single, all_of_them = (statistics.median(values) for values in times.values())
     print("| dry run | s |\n|---|--:|")
     print(f"| import of torch alone | {torch:.2f} |\n| import of torch, Lightning and smp | {stack:.2f} |")
@@ -121,12 +101,12 @@ def _range(num: int) -> str:
 
 def main() -> None:
     options = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    options.add_argument("what", choices=("job", "parallel", "plan"))
+    options.add_argument("what", choices=("parallel", "plan"))
     options.add_argument("--rounds", type=int, default=3)
     args = options.parse_args()
     print(f"{len(os.sched_getaffinity(0))} cores, load {os.getloadavg()[0]:.1f} before\n")
     with workplace(None) as folder:
-        {"job": job, "parallel": parallel, "plan": plan}[args.what](Bench(folder), args.rounds)
+        {"parallel": parallel, "plan": plan}[args.what](Bench(folder), args.rounds)
 
 
 if __name__ == "__main__":

@@ -8,8 +8,6 @@ import pytorch_lightning as pl
 import torch
 from torch import nn
 
-from segsweep.data.cache import cache_root
-
 MODES = ("default", "reduce-overhead", "max-autotune")
 _GRAPHED = ("reduce-overhead", "max-autotune")  # they record CUDA graphs
 
@@ -28,9 +26,8 @@ def compile_mistake(mode: object) -> str | None:
 def compiled(model: nn.Module, mode: str | None) -> list[pl.Callback]:
     """Has a model compile itself at its first batch, and again for each other shape of images.
 
-    Compiled code lies in the cache folder of decoded data (``$SEGSWEEP_CACHE``) unless ``$TORCHINDUCTOR_CACHE_DIR``
-    says otherwise; torch names it by its content and moves it there whole, so that jobs may share it while they run.
-    It rounds differently: the mode is part of a run's identity.
+    Torch keeps compiled code in a folder of the machine (``$TORCHINDUCTOR_CACHE_DIR``), named by its content and moved
+    there whole: jobs share it while they run. It rounds differently, so the mode is part of a run's identity.
 
     Args:
         model: changed in place; its weights and their names stay.
@@ -41,7 +38,6 @@ def compiled(model: nn.Module, mode: str | None) -> list[pl.Callback]:
     """
     if mode is None:
         return []
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_root() / "compiled"))
     model.compile(mode=mode)
     return [GraphedSteps()] if mode in _GRAPHED else []
 
@@ -51,12 +47,12 @@ class GraphedSteps(pl.Callback):
 
     def on_train_batch_start(self, *_: Any) -> None:
         """A batch of training."""
-        torch.compiler.cudagraph_mark_step_begin()
+        torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
 
     def on_validation_batch_start(self, *_: Any) -> None:
         """A batch of validation."""
-        torch.compiler.cudagraph_mark_step_begin()
+        torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
 
     def on_test_batch_start(self, *_: Any) -> None:
         """A batch of the test."""
-        torch.compiler.cudagraph_mark_step_begin()
+        torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]

@@ -6,7 +6,7 @@ Every layer carries information across the whole map in four directions and retu
     mingru        ReNetLayer with gates per channel, log2(T) doubling steps
     gated_sweep   GatedSweep, gates per head of 16 channels, one masked-exponential matrix a head
 
-    python scripts/bench_sweep.py --device cpu
+    python scripts/benchmark/recurrence.py --device cpu
 
 Rounds of the contestants alternate, so that a busy machine slows all of them. The Markdown table holds medians over the
 rounds: of milliseconds per step, and of the ratios within a round.

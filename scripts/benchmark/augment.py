@@ -5,7 +5,7 @@ called image by image; kornia with ``same_on_batch=False``. Work begins with a b
 with float images and int64 masks (nearest neighbour, outside ignored). Where contestants differ, the others do less:
 they fill with black instead of mirroring, draw noise of one strength, and crop before they move.
 
-    python scripts/bench_augment.py --device cpu
+    python scripts/benchmark/augment.py --device cpu
 
 Rounds of the contestants alternate, so that a busy machine slows all of them. The Markdown table holds medians over the
 rounds: of batches per second, and of the ratios within a round.
