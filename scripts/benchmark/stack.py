@@ -6,28 +6,27 @@ step) is not in it.
 
     python scripts/benchmark/stack.py --device cpu
 
-Rounds of the contestants alternate, so that a busy machine slows all of them. The Markdown table holds medians over the
-rounds: of steps per second (of one seed: S of them are one step of the stack), and of the ratios within a round with
-the smallest and the largest of them. Above 1 stacking pays.
+Of each contestant steps per second of one seed (S of them are one step of the stack), medians over rounds that
+alternate; of their ratio within a round, above 1 where stacking pays, median and quartiles.
 """
 
-import argparse
-import platform
+import itertools
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from functools import partial
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from hydra import compose, initialize_config_dir
+from measure import parser, print_head, print_table, ratios, spread, take_turns
 from torch import Tensor, nn
 
 from segsweep import CONF_DIR
 from segsweep.allocator import keep_memory_between_steps
 from segsweep.config import build_model, settle
-from segsweep.hardware import describe
 from segsweep.stacking import Stack
 
 
@@ -96,51 +95,48 @@ def contestants(case: Case, num_seeds: int, device: torch.device, bf16: bool) ->
     return one_after_another, lambda: step(stack, together, image, mask)
 
 
-def time_of(run: Callable[[], None], device: torch.device, seconds: float) -> float:
-    """Seconds of one call, over as many as fit."""
+def speed_of(run: Callable[[], None], num_seeds: int, device: torch.device, seconds: float) -> float:
+    """Steps per second of one seed, over as many calls as fit."""
     calls, start = 0, time.perf_counter()
     while time.perf_counter() - start < seconds or calls < 2:
         run()
         calls += 1
         if device.type == "cuda":
             torch.cuda.synchronize(device)
-    return (time.perf_counter() - start) / calls
+    return num_seeds * calls / (time.perf_counter() - start)
 
 
-def row(case: Case, num_seeds: int, bf16: bool, arguments: argparse.Namespace) -> str:
+def row(case: Case, num_seeds: int, bf16: bool, device: torch.device, rounds: int, seconds: float) -> Sequence[object]:
     """One line of the table."""
-    device = torch.device(arguments.device)
     runs = contestants(case, num_seeds, device, bf16)
     for run in runs:
-        time_of(run, device, 0.0)
-    rounds = [[time_of(run, device, arguments.seconds) for run in runs] for _ in range(arguments.rounds)]
-    alone, stacked = (num_seeds / statistics.median(times) for times in zip(*rounds, strict=True))
-    ratios = sorted(one / other for one, other in rounds)
-    spread = f"{statistics.median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})"
-    return f"| {case} | {'bf16' if bf16 else 'fp32'} | {num_seeds} | {alone:.1f} | {stacked:.1f} | {spread} |"
+        speed_of(run, num_seeds, device, 0.0)  # set up
+    turns = {str(i): partial(speed_of, run, num_seeds, device, seconds) for i, run in enumerate(runs)}
+    alone, stacked = take_turns(turns, rounds).values()
+    medians = (f"{statistics.median(values):.1f}" for values in (alone, stacked))
+    return case, "bf16" if bf16 else "fp32", num_seeds, *medians, spread(ratios(stacked, alone))
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--device", default="cpu", help="cpu or cuda")
-    parser.add_argument("--rounds", type=int, default=5, help="of each contestant, in turn")
-    parser.add_argument("--seconds", type=float, default=0.5, help="of one contestant in a round")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[2, 4], help="how many are stacked")
-    arguments = parser.parse_args()
+    options = parser(__doc__, rounds=5)
+    options.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    options.add_argument("--seconds", type=float, default=0.5, help="of one contestant in a round")
+    options.add_argument("--seeds", type=int, nargs="+", default=[2, 4], help="how many are stacked")
+    options.add_argument("--cases", type=int, default=len(CASES), help="how many of the models, from the last")
+    args = options.parse_args()
     keep_memory_between_steps()
-    name = describe("gpu" if arguments.device == "cuda" else "cpu")["device"]
-    print(
-        f"{name}, {torch.get_num_threads()} threads, torch {torch.__version__}, Python {platform.python_version()}, "
-        f"{time.strftime('%Y-%m-%d')}, {arguments.rounds} rounds of {arguments.seconds} s\n"
+    print_head("Seeds trained as one", device=args.device)
+    device = torch.device(args.device)
+    cases = itertools.product(CASES[-args.cases :], (False, True), args.seeds)
+    header = (
+        "model, batch of each seed",
+        "precision",
+        "seeds",
+        "one after the other, steps/s",
+        "stacked, steps/s",
+        "ratio",
     )
-    print(
-        "| model and batch of each seed | precision | seeds | steps/s, one after the other | steps/s, stacked | ratio |"
-    )
-    print("|---|---|---|---|---|---|")
-    for case in CASES:
-        for bf16 in (False, True):
-            for num_seeds in arguments.seeds:
-                print(row(case, num_seeds, bf16, arguments), flush=True)
+    print_table(header, (row(case, num, bf16, device, args.rounds, args.seconds) for case, bf16, num in cases))
 
 
 if __name__ == "__main__":
