@@ -3,6 +3,7 @@
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,15 @@ from segsweep.config import Parts, build, build_model, make, make_partial
 from segsweep.types import Batch, SegmenterOutput
 
 WARM = 50  # steps that do not count
-OVERRIDES = ("data=digits", "data.num_val=4", "data.num_test=4", "data.batch_size=2")
+OVERRIDES = (
+    "data=digits",
+    "data.size=[8,8]",
+    "data.digit_size=[8,8]",
+    "data.max_digits=1",
+    "data.num_val=4",
+    "data.num_test=4",
+    "data.batch_size=2",
+)
 
 
 class NullModel(nn.Module):
@@ -57,20 +66,28 @@ class PlainModule(pl.LightningModule):
     Args:
         model, loss: as a run has them.
         optimizer: parameters -> optimizer.
+        scheduler: optimizer -> schedule, stepped once a step.
     """
 
-    def __init__(self, model: nn.Module, loss: nn.Module, optimizer: Callable[..., torch.optim.Optimizer]) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        loss: nn.Module,
+        optimizer: Callable[..., torch.optim.Optimizer],
+        scheduler: Callable[..., Any],
+    ) -> None:
         super().__init__()
-        self.model, self.loss, self.make_optimizer = model, loss, optimizer
+        self.model, self.loss, self.make_optimizer, self.make_scheduler = model, loss, optimizer, scheduler
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Forward and loss."""
         total: Tensor = self.loss(self.model(batch.image), batch)["total"]
         return total
 
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        """The optimizer of the run, no schedule."""
-        return self.make_optimizer(self.parameters())
+    def configure_optimizers(self) -> Any:
+        """Those of the run: what is trained is the same."""
+        optimizer = self.make_optimizer(self.parameters())
+        return [optimizer], [{"scheduler": self.make_scheduler(optimizer), "interval": "step"}]
 
 
 def contestants(plain: dict[str, Any], folder: Path, steps: int) -> dict[str, Callable[[], float]]:
@@ -94,8 +111,9 @@ def contestants(plain: dict[str, Any], folder: Path, steps: int) -> dict[str, Ca
         return measured
 
     def lightning() -> None:
+        scheduler = partial(make_partial(plain["scheduler"]), total_steps=steps)
         optimizer = make_partial(plain["optimizer"])
-        module = PlainModule(build_model(plain), make(plain["loss"]), optimizer)
+        module = PlainModule(build_model(plain), make(plain["loss"]), optimizer, scheduler)
         facts = {key: plain["trainer"][key] for key in ("accelerator", "devices", "precision")}
         trainer = pl.Trainer(barebones=True, max_epochs=1, **facts)
         trainer.fit(module, Loader(None, ready, steps, lambda i: bool(mark(i))))

@@ -103,10 +103,12 @@ class UpdateGuard:
         if not gradients or not parts:
             return
         # The Euclidean norm, nine times as quick as the largest value; it overflows where Adam's squares do.
-        norm = get_total_norm(gradients)
         if self.looks_at_once and not is_scaled:
-            self._look(float(norm), epoch, step, parts)
+            # All of one device: what get_total_norm does, without sorting them first.
+            norms = torch._foreach_norm(gradients)
+            self._look(float(torch.linalg.vector_norm(torch.stack(norms))), epoch, step, parts)
             return
+        norm = get_total_norm(gradients)
         is_bad = ~torch.isfinite(norm)
         self._norms = _added(self._norms, torch.where(is_bad, 0.0, norm / scale), is_bad)
         if is_scaled:
@@ -179,7 +181,7 @@ def _added(norms: Norms | None, norm: Tensor, is_bad: Tensor) -> Norms:
 def _leave_out(optimizer: Optimizer, gradients: list[Tensor], is_bad: Tensor) -> None:
     """Has the next step of an optimizer change nothing where ``is_bad``; nobody waits for the device."""
     if getattr(optimizer, "_step_supports_amp_scaling", False):  # fused kernels read the flag of a gradient scaler
-        optimizer.found_inf = is_bad.float()  # type: ignore[attr-defined]
+        optimizer.found_inf = is_bad.float()
         return
     for gradient in gradients:
         gradient.masked_fill_(is_bad, 0)

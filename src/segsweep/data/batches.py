@@ -259,9 +259,11 @@ class TrainBatches:
             pasted = augment.mix_in(
                 image[at], mask[at], other_image, other_mask, draws, self.is_rare.to(self.device), spec.ignore_index
             )
-            image = image.index_copy(0, at, pasted[0]).contiguous(memory_format=torch.channels_last)
+            image = image.index_copy(0, at, pasted[0])
             mask = mask.index_copy(0, at, pasted[1])
-        return Batch(standardise(image, spec), mask, plan.images.to(self.device), plan.num_unlabelled)
+        # Not before: channel by channel it is several times as fast to compute with on a CPU.
+        image = standardise(image, spec).contiguous(memory_format=torch.channels_last)
+        return Batch(image, mask, plan.images.to(self.device), plan.num_unlabelled)
 
     def _augment(self, cut: _Cut, is_hidden: Tensor) -> tuple[Tensor, Tensor]:
         images, masks, draws, centre = (tensor.to(self.device, non_blocking=True) for tensor in cut)
@@ -337,16 +339,16 @@ class EvalBatches:
 
 
 def standardise(image: Tensor, spec: DataSpec) -> Tensor:
-    """(N, C, H, W) from intensities in 0..1 to the mean 0 and standard deviation 1 of the data's statistics."""
-    mean, std = _statistics(spec.mean, spec.std, image.device)
-    return (image - mean) / std
+    """(N, C, H, W) in place, from intensities in 0..1 to mean 0 and standard deviation 1 by the data's statistics."""
+    mean, scale = _statistics(spec.mean, spec.std, image.device)
+    return image.sub_(mean).mul_(scale)
 
 
 @lru_cache
 def _statistics(mean: tuple[float, ...], std: tuple[float, ...], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation, (C, 1, 1) each; kept, because a copy to a GPU makes the host wait."""
+    """Mean and 1 / standard deviation, (C, 1, 1) each; kept, because a copy to a GPU makes the host wait."""
     mean_C11, std_C11 = (torch.tensor(values, device=device).view(-1, 1, 1) for values in (mean, std))
-    return mean_C11, std_C11
+    return mean_C11, 1 / std_C11
 
 
 def _ahead(function: Callable[[S], T], arguments: Iterable[S], workers: int) -> Iterator[T]:
