@@ -148,6 +148,14 @@ def test_a_batch_is_what_its_type_says():
         assert np.array_equal(mask.numpy(), sample.mask)
 
 
+@pytest.mark.parametrize(
+    "augment", [{}, MOVING, {"mix": "cutmix", "mix_probability": 1.0}], ids=["none", "moved", "mixed"]
+)
+def test_images_lie_in_memory_as_convolutions_want_them(augment):
+    for batch in epoch(open_data(three_splits(), augment=augment)):
+        assert batch.image.is_contiguous(memory_format=torch.channels_last)
+
+
 @pytest.mark.parametrize("storage", ["device", "memory"])
 def test_a_crop_is_a_piece_of_its_image(storage):
     source = with_rare_class(6)
