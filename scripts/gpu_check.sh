@@ -51,6 +51,11 @@ for strategy in ddp fsdp; do # one process is enough to see that the strategy wo
     check "$strategy" "$python" -m segsweep "hydra.run.dir=$out/$strategy" "trainer=$strategy" trainer.devices=1 trainer.accelerator=gpu trainer.max_epochs=2 trainer.precision=32-true
 done
 echo "validation loss in a process of its own: ddp $(last_loss ddp), fsdp $(last_loss fsdp)"
+for seeds in '' trainer.stack_seeds=2; do # two seeds one after the other, and as one
+    check "stack${seeds##*=}" "$python" -m segsweep -m seed=0,1 "hydra.sweep.dir=$out/stack${seeds##*=}" trainer=gpu trainer.max_epochs=2 trainer.precision=32-true $seeds
+done
+echo "validation loss of seed 1: alone $(last_loss stack/seed=1), as one of two $(last_loss stack2/seed=1)"
+"$python" scripts/benchmark/stack.py --device cuda || failed=1
 "$python" scripts/benchmark/augment.py --device cuda || failed=1
 "$python" scripts/benchmark/recurrence.py --device cuda || failed=1
 if [ -n "${CAMVID:-}" ]; then

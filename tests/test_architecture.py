@@ -17,15 +17,15 @@ FLOORS = {
     "types": 0, "rng": 0, "signals": 0, "hints": 0, "allocator": 0, "counting": 0, "journal": 0, "sharing": 0,
     "halving": 0,
     "models": 1, "losses": 1, "metrics": 1, "tiling": 1, "features": 1, "augment": 1, "schedulers": 1, "hardware": 1,
-    "cost": 1, "means": 1, "pictures": 1, "files": 1, "endings": 1, "study": 1, "curves": 1, "layout": 1,
+    "cost": 1, "means": 1, "stacking": 1, "pictures": 1, "files": 1, "endings": 1, "study": 1, "curves": 1, "layout": 1,
     "objectives": 2, "readout": 2, "events": 2, "confusion": 2,
     "regime": 3, "table": 3,
     "freezing": 4, "data": 4, "guard": 4, "averaging": 4, "compiling": 4,
     "staged": 5, "checkpoints": 5, "floors": 5, "strategies": 5,
     "task": 6,
-    "callbacks": 7, "panels": 7, "label_panels": 7, "projector": 7, "pruning": 7, "board": 7,
+    "callbacks": 7, "panels": 7, "label_panels": 7, "projector": 7, "pruning": 7, "board": 7, "stacked": 7,
     "run": 8, "config": 8,
-    "signatures": 9, "fitting": 9, "check_sharing": 9, "rank": 9,
+    "signatures": 9, "fitting": 9, "check_sharing": 9, "check_stacking": 9, "rank": 9,
     "trials": 10,
     "check": 11,
     "sweep": 12, "inspection": 12, "state": 12,
@@ -33,9 +33,10 @@ FLOORS = {
     "drafts": 14, "doctor": 14,
     "plan": 15,
     "train": 16,
-    "launcher": 17,
-    "sweeper": 18, "search": 18,
-    "__main__": 19,
+    "together": 17,
+    "launcher": 18,
+    "sweeper": 19, "search": 19,
+    "__main__": 20,
 }  # fmt: skip
 HEAVY = {
     "torch",
@@ -87,7 +88,7 @@ def test_hydra_stays_at_the_top(file):
     uses = {name.split(".")[0] for name in imports(file)} & {"hydra", "omegaconf"}
     assert not uses or name_of(file) in (
         *("config", "signatures", "trials", "check", "inspection", "command", "train"),
-        *("composer", "axes", "drafts", "launcher", "sweeper", "search"),
+        *("composer", "axes", "drafts", "launcher", "sweeper", "search", "together"),
     )
 
 

@@ -56,7 +56,17 @@ def _job(cfg):
 def test_the_trainer_lists_every_argument_of_lightning(composer):
     arguments = inspect.signature(pl.Trainer).parameters
     passed = {"logger", "callbacks", "plugins", "default_root_dir"}
-    own = {"_target_", "early_stopping", "tensorboard", "checkpoint_every_steps", "on_oom", "tf32", "compile", "ema"}
+    own = {
+        "_target_",
+        "early_stopping",
+        "tensorboard",
+        "checkpoint_every_steps",
+        "on_oom",
+        "stack_seeds",
+        "tf32",
+        "compile",
+        "ema",
+    }
     listed = composer().trainer
     assert set(listed) - own == set(arguments) - passed
     ours = {"accelerator", "devices", "precision", "max_epochs", "num_sanity_val_steps", "enable_model_summary"}

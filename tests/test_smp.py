@@ -137,4 +137,4 @@ def test_the_record_says_which_weights_the_encoder_had(composer):
 
     for option, weights in (("unet", None), ("fpn", None), ("fpn model.encoder_weights=imagenet", "imagenet")):
         plain = config.settle(composer("trainer=cpu", *f"model={option}".split()))
-        assert train._identity(plain)["pretrained"] == weights
+        assert train.identity(plain)["pretrained"] == weights

@@ -20,6 +20,7 @@ SHORT = {
     "data": "data.py --rounds 3 --batches 3",
     "augment": "augment.py --rounds 3 --seconds 0.1",
     "recurrence": "recurrence.py --rounds 2 --seconds 0.1",
+    "stack": "stack.py --rounds 2 --seconds 0.1 --seeds 2 --cases 3",
     "scaling": "scaling.py --rounds 1 --steps 3 --sizes 64 128 192 --batches 4 8 16 --jobs 3 60 --runs 10 100",
     "time_to": "time_to.py --seeds 1 --epochs 3 --targets 0.05,0.1 data.num_train=800 data.num_val=100",
     "memory": "memory.py --models unet --size 96 128",

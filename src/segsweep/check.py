@@ -13,6 +13,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from segsweep.check_stacking import stacking_mistakes
 from segsweep.config import (
     TOP_LEVEL,
     arguments,
@@ -135,6 +136,11 @@ def check_values(plain: dict[str, Any], choices: Choices, memo: Memo | None = No
             if key not in memo:
                 memo[key] = _check_group(group, plain, choices)
             lines += memo[key]
+    if not lines and (plain.get("trainer") or {}).get("stack_seeds") is not None:
+        key = json.dumps(["stack_seeds", {**plain, "seed": 0, "name": None}], default=repr)
+        if key not in memo:
+            memo[key] = list(stacking_mistakes(plain))
+        lines += memo[key]
     lines += _check_scalars(plain)
     return lines
 

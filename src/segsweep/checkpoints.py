@@ -12,7 +12,7 @@ import os
 from collections.abc import Callable
 from math import inf, isnan
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import pytorch_lightning as pl
 import torch
@@ -55,6 +55,14 @@ class HashedCheckpointIO(CheckpointIO):
         remove_hashed(Path(path))
 
 
+class Written(Protocol):
+    """What is written after the checkpoint that knows of it."""
+
+    def write(self, trainer: pl.Trainer) -> None:
+        """Writes what is new."""
+        ...
+
+
 class LastCheckpoints(Checkpoint):
     """Writes ``last-<epoch>.ckpt`` after every epoch, and ``last-<epoch>-<step>.ckpt`` within it if that is asked for.
 
@@ -67,7 +75,7 @@ class LastCheckpoints(Checkpoint):
         best: whose weights are written when the checkpoint that knows of them is.
     """
 
-    def __init__(self, folder: Path, every_steps: int | None, best: "BestWeights") -> None:
+    def __init__(self, folder: Path, every_steps: int | None, best: "Written") -> None:
         self.folder, self.every_steps, self.best = folder, every_steps, best
         self._saved_step = 0
         self._continued = (-1.0, -1.0)  # age of the one that is continued; none: all there are, are damaged

@@ -34,7 +34,9 @@ TOP_LEVEL = (*GROUPS, "seed", "name", "monitor", "sweep")
 # Keys of a node that are facts for people and other nodes, not arguments of its target.
 FACTS = {
     "model": {"family"},
-    "trainer": {"early_stopping", "checkpoint_every_steps", "on_oom", "tensorboard", "tf32", "compile", "ema"},
+    "trainer": {
+        *("early_stopping", "checkpoint_every_steps", "on_oom", "tensorboard", "tf32", "compile", "ema", "stack_seeds"),
+    },
     "regime": {"monitor"},
 }
 
@@ -199,7 +201,14 @@ def build_data(plain: dict[str, Any]) -> DataModule:
     return data
 
 
-def build(plain: dict[str, Any], model: nn.Module, folder: Path, resume_step: int | None, pieces: int = 1) -> Parts:
+def build(
+    plain: dict[str, Any],
+    model: nn.Module,
+    folder: Path,
+    resume_step: int | None,
+    pieces: int = 1,
+    task_type: type[Task] | None = None,
+) -> Parts:
     """Builds everything around the model.
 
     Args:
@@ -208,6 +217,7 @@ def build(plain: dict[str, Any], model: nn.Module, folder: Path, resume_step: in
         folder: of the run.
         resume_step: optimisation step of the checkpoint that is being continued, None for a new run.
         pieces: into how many pieces a batch is divided.
+        task_type: class of the task; None: ``Task``.
     """
     from pytorch_lightning.utilities import rank_zero_only
 
@@ -218,7 +228,7 @@ def build(plain: dict[str, Any], model: nn.Module, folder: Path, resume_step: in
 
     data = build_data(plain)
     data.pieces = pieces
-    task = Task(
+    task = (task_type or Task)(
         model,
         make(plain["loss"]),
         data.regime,

@@ -101,4 +101,4 @@ def killed_s(folder: Path, record: Mapping[str, Any]) -> float:
         return 0.0
     signs = [folder / "record.json", folder / "metrics.jsonl", *folder.glob("checkpoints/*")]
     last = max(file.stat().st_mtime for file in signs if file.exists())
-    return round(max(0.0, last - started), 3)
+    return round(max(0.0, last - started) / len((record.get("stack") or {}).get("seeds", [0])), 3)

@@ -92,10 +92,7 @@ def _free_memory() -> None:
 
 def _attempt(run: Run, model: "nn.Module", plain: dict[str, Any], checkpoint: Path | None, pieces: int) -> Parts:
     """Trains from a checkpoint or from the start, with batches divided into pieces."""
-    from segsweep import board, cost
     from segsweep.checkpoints import HashedCheckpointIO, batches_within_epoch
-    from segsweep.floors import floors
-    from segsweep.losses import adapt
 
     first_epoch, resume_step, place = 1, 0, ""
     if checkpoint:
@@ -104,13 +101,40 @@ def _attempt(run: Run, model: "nn.Module", plain: dict[str, Any], checkpoint: Pa
         first_epoch = state["epoch"] + (1 if is_within else 2)
         place = f" (after step {resume_step})" * is_within
     parts = build(plain, model, run.folder, resume_step, pieces)
-    data, trainer = parts.data, parts.trainer
+    trainer = parts.trainer
+    prepare(run, parts, is_new=resume_step == 0)
+    _count_in_pieces(trainer, parts.data)
+    log.info(
+        "training: epochs %d%s to %s on %s, %s, %d threads",
+        first_epoch,
+        place,
+        trainer.max_epochs,
+        run.record["device"],
+        run.record["precision"],
+        run.record["threads"],
+    )
+    trainer.fit(parts.task, datamodule=parts.data, ckpt_path=checkpoint, weights_only=True)
+    return parts
+
+
+def prepare(run: Run, parts: Parts, is_new: bool) -> None:
+    """Opens the data, and writes down what is known of a run before its first step.
+
+    Args:
+        run: open.
+        parts: of it.
+        is_new: whether it begins; else what stands at step 0 is there already, and would double.
+    """
+    from segsweep import board, cost
+    from segsweep.floors import floors
+    from segsweep.losses import adapt
+
+    data = parts.data
     store = _open_data(run, data)
     adapt(parts.task.loss, data.class_counts())
-    _count_in_pieces(trainer, data)
     sizes = {name: len(split.items) for name, split in store.splits.items()}
     if "flops" not in run.record:  # images keep their own size, which only now is known
-        run.save(flops=cost.count_flops(model, data.spec.in_channels, data.train_size))
+        run.save(flops=cost.count_flops(parts.task.model, data.spec.in_channels, data.train_size))
     run.save(
         floors=floors(store, data.spec),
         data={
@@ -121,20 +145,9 @@ def _attempt(run: Run, model: "nn.Module", plain: dict[str, Any], checkpoint: Pa
             "labelled_fraction": data.labelled_fraction,
         },
     )
-    if resume_step == 0:  # what stands at step 0 is there already, and would double
+    if is_new:
         text = (run.folder / "config.yaml").read_text()
         board.begin(parts.logger, parts.task, text, data.train_size if parts.board.graph else None)
-    log.info(
-        "training: epochs %d%s to %s on %s, %s, %d threads",
-        first_epoch,
-        place,
-        trainer.max_epochs,
-        run.record["device"],
-        run.record["precision"],
-        run.record["threads"],
-    )
-    trainer.fit(parts.task, datamodule=data, ckpt_path=checkpoint, weights_only=True)
-    return parts
 
 
 def _count_in_pieces(trainer: "pl.Trainer", data: "DataModule") -> None:

@@ -22,11 +22,13 @@ from segsweep.inspection import JobConfig, inspect_jobs, resolved
 from segsweep.run import FINISHED, ConfigError
 from segsweep.sweep import Job, Outcome, SweepOptions
 from segsweep.sweep.failures import FILE, one_line, write_failures
+from segsweep.sweep.groups import grouped, num_groups
 from segsweep.sweep.machine import find_machine
 from segsweep.sweep.pool import Event, Pool
 from segsweep.sweep.processes import call, warm_up
 from segsweep.sweep.progress import Progress
 from segsweep.sweep.slots import Slots, uses_gpu
+from segsweep.together import Member, train_together
 from segsweep.train import origin_of, run_job
 
 log = logging.getLogger(__name__)
@@ -56,14 +58,14 @@ class LocalLauncher(Launcher):
     def num_at_once(self, jobs: Sequence[Job]) -> int:
         """How many jobs of a sweep would run side by side."""
         use_gpus = any(uses_gpu(job.config.get("trainer")) for job in jobs)
-        return Slots(self.options, len(jobs), find_machine(use_gpus)).at_once
+        return Slots(self.options, num_groups(jobs), find_machine(use_gpus)).at_once
 
-    def run(self, jobs: Sequence[Job], num_jobs: int | None = None) -> list[Outcome]:
+    def run(self, jobs: Sequence[Job], every: Sequence[Job] | None = None) -> list[Outcome]:
         """Runs jobs, and writes down which of them failed.
 
         Args:
             jobs: left to run.
-            num_jobs: of the whole sweep, finished ones included; None: these are all.
+            every: job of the whole sweep, finished ones included; None: these are all.
 
         Returns:
             What became of each, as they ended.
@@ -72,11 +74,11 @@ class LocalLauncher(Launcher):
             SystemExit: Ctrl-C (130) or SIGTERM (143).
         """
         outcomes: list[Outcome] = []
-        total = len(jobs) if num_jobs is None else num_jobs
+        every = jobs if every is None else every
         use_gpus = any(uses_gpu(job.config.get("trainer")) for job in jobs)
         try:
-            with self._pool(total, total - len(jobs), use_gpus) as pool:
-                for job in jobs:
+            with self._pool(len(every), len(every) - len(jobs), use_gpus, num_groups(every)) as pool:
+                for job in grouped(every, jobs):
                     pool.submit(job)
                 while not pool.is_idle:
                     outcomes.append(pool.outcome())
@@ -113,13 +115,15 @@ class LocalLauncher(Launcher):
         return Path(self.config.hydra.sweep.dir)
 
     @contextlib.contextmanager
-    def _pool(self, num_jobs: int, num_done: int, use_gpus: bool) -> Iterator[Pool]:
+    def _pool(self, num_jobs: int, num_done: int, use_gpus: bool, num_places: int | None = None) -> Iterator[Pool]:
         hydra = self.config.hydra
         logging_config = OmegaConf.to_container(hydra.job_logging, resolve=False)
         target = functools.partial(
             train_job, sweep=self.config.name, logging_config=logging_config, name=hydra.job.name, verbose=hydra.verbose
         )
-        pool = Pool(self.options, num_jobs, target, sweep=self.config.name, machine=find_machine(use_gpus))
+        pool = Pool(
+            self.options, num_places or num_jobs, target, sweep=self.config.name, machine=find_machine(use_gpus)
+        )
         with Progress(num_jobs, num_done, pool.slots.at_once) as progress:
             pool.on_event = functools.partial(self._hear, progress, [])
             with pool:
@@ -176,7 +180,7 @@ def train_job(job: Job, sweep: str | None, logging_config: Any, name: str, verbo
     """Trains a job in its own process, which prints into the log file.
 
     Args:
-        job: to train.
+        job: to train; one that stands for a group, with all of them.
         sweep: its name.
         logging_config: Hydra's ``job_logging``, interpolations kept.
         name: of the app, which a log file may be named after.
@@ -184,9 +188,30 @@ def train_job(job: Job, sweep: str | None, logging_config: Any, name: str, verbo
     """
     hydra = {"runtime": {"output_dir": str(job.folder)}, "job": {"name": name}, "job_logging": logging_config}
     configure_log(_without_console(OmegaConf.create({"hydra": hydra}).hydra.job_logging), verbose)
+    if job.others is None:
+        run_job(_config_of(job), job.folder, origin_of(job.choices, job.overrides, sweep))
+        return
+    _log_for(job.others)
+    train_together(
+        [Member(_config_of(one), one.folder, origin_of(one.choices, one.overrides, sweep)) for one in job.all]
+    )
+
+
+def _config_of(job: Job) -> DictConfig:
     cfg = OmegaConf.create(job.config)
     OmegaConf.set_struct(cfg, True)
-    run_job(cfg, job.folder, origin_of(job.choices, job.overrides, sweep))
+    return cfg
+
+
+def _log_for(others: Sequence[Job]) -> None:
+    """Has each of the jobs that are trained as one keep the whole log; what goes past it is in that of the first."""
+    for handler in list(logging.root.handlers):
+        if isinstance(handler, logging.FileHandler):
+            for job in others:
+                copy = logging.FileHandler(job.folder / Path(handler.baseFilename).name, encoding=handler.encoding)
+                copy.setFormatter(handler.formatter)
+                copy.setLevel(handler.level)
+                logging.root.addHandler(copy)
 
 
 def _jobs(composed: Sequence[DictConfig], first: int) -> list[Job]:

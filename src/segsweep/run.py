@@ -48,6 +48,7 @@ class Run:
         before: what it held when this session began.
         ends_as: its status if nothing goes wrong: ``completed``; ``pruned`` if a search has given it up, ``paused`` if
             it waits there for others to be compared with.
+        others_s: seconds of this session that belong to runs that were trained as one with it.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -55,6 +56,7 @@ class Run:
         self.record: dict[str, Any] = {}
         self.before: dict[str, Any] = {}
         self.ends_as = "completed"
+        self.others_s = 0.0
 
     @property
     def is_completed(self) -> bool:
@@ -107,7 +109,7 @@ def open_run(folder: Path, facts: Mapping[str, Any]) -> Iterator[Run]:
         earlier_s = run.before.get("wall_s", 0.0) + killed_s(folder, run.before)  # of sessions that this one continues
         remove_unfinished(folder)
         # What the run has been trained on, and how.
-        kept = {key: run.before[key] for key in ("data", "effective_batch") if key in run.before}
+        kept = {key: run.before[key] for key in ("data", "effective_batch", "stack") if key in run.before}
         session = {"status": "running", "error": None, "started": _now(), "finished": None, "wall_s": earlier_s}
         run.save(schema=SCHEMA, **session, **kept, **facts)
         _append_to_ledger(run)
@@ -121,9 +123,8 @@ def open_run(folder: Path, facts: Mapping[str, Any]) -> Iterator[Run]:
             raise
         finally:
             # All at once: a kill in between would leave a finished run without its end, and nobody opens it again.
-            run.save(
-                **{"status": run.ends_as, **end}, finished=_now(), wall_s=round(earlier_s + time.time() - started, 3)
-            )
+            worked = {"wall_s": round(earlier_s + time.time() - started - run.others_s, 3)}
+            run.save(**{"status": run.ends_as, **end, **worked}, finished=_now())
             _append_to_ledger(run)
 
 

@@ -51,7 +51,7 @@ class StagedTraining(pl.LightningModule):
         seed: int,
     ) -> None:
         super().__init__()
-        self.model = model.to(memory_format=torch.channels_last)
+        self.model = model
         self.regime, self.stage_index, self.images_seen = regime, 0, 0
         self._stages = list(regime.stages.values())
         torch.manual_seed(mix(seed, "objectives"))

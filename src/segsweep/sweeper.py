@@ -26,10 +26,12 @@ from segsweep.state import STATES
 from segsweep.sweep import Job, Outcome
 from segsweep.sweep.ending import outcome_of
 from segsweep.sweep.failures import write_failures
+from segsweep.sweep.groups import num_groups
 from segsweep.sweep.ledger import mend_ledger
 from segsweep.sweep.processes import call, warm_up
 from segsweep.sweep.progress import duration
 from segsweep.sweep.records import put_damaged_aside, readable
+from segsweep.sweep.slots import uses_gpu
 
 log = logging.getLogger(__name__)
 
@@ -123,7 +125,9 @@ def run(launcher: Launcher, plan: Plan) -> list[Outcome]:
         return []
     log.info("%s: %d jobs, %d of them done already", folder, len(plan.jobs), len(plan.jobs) - len(jobs))
     if isinstance(launcher, LocalLauncher):
-        outcomes = launcher.run(jobs, num_jobs=len(plan.jobs))
+        if num_groups(plan.jobs) < len(plan.jobs) and not uses_gpu(jobs[0].identity.get("trainer")):
+            log.warning("trainer.stack_seeds: on a CPU, seeds are quicker each by itself, but for the smallest models")
+        outcomes = launcher.run(jobs, plan.jobs)
     else:
         outcomes = _run_elsewhere(launcher, jobs)
         write_failures(plan.folder, outcomes)
@@ -152,6 +156,8 @@ def describe(plan: Plan, num_at_once: int) -> str:
     counts = Counter(plan.states)
     states = ", ".join(f"{counts[state]} {state}" for state in STATES if counts[state])
     lines.append(f"{len(plan.jobs)} jobs in {os.path.relpath(plan.folder)}: {states}")
+    if (num := num_groups(plan.jobs)) < len(plan.jobs):
+        lines.append(f"they are trained as {num}: trainer.stack_seeds")
     if plan.pending:
         lines.append(f"{min(num_at_once, len(plan.pending))} at once; {_how_long(plan.seconds, num_at_once)}")
     return "\n".join(lines)

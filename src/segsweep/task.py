@@ -46,7 +46,10 @@ class Task(StagedTraining):
         val_confusion: (K, K) of the last validation, truth in rows.
         train_images_per_s: one value per epoch, validation excluded.
         is_validated: whether the running epoch has been; Lightning keeps the metrics of earlier ones.
+        num_stacked: runs that are trained as one with this one, and share the time of its epochs.
     """
+
+    num_stacked = 1
 
     def __init__(
         self,
@@ -59,7 +62,7 @@ class Task(StagedTraining):
         monitor: str,
         seed: int,
     ) -> None:
-        super().__init__(model, regime, optimizer, scheduler, spec, monitor, seed)
+        super().__init__(model.to(memory_format=torch.channels_last), regime, optimizer, scheduler, spec, monitor, seed)
         self.loss = loss
         self.train_confusion = Confusion(spec.num_classes)
         self.eval_counts = ImageCounts(spec.num_classes, spec.ignore_index)
@@ -174,12 +177,7 @@ class Task(StagedTraining):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """One step: the loss, nothing else that the host has to wait for."""
         self.encoder_switch.keep_frozen()
-        if self._features is None:
-            output, terms = self.objective(self.model, batch, self.loss)
-        else:
-            model: Any = self.model
-            output = model.decode(self._features[batch.index], batch.image)
-            terms = self.loss(output, batch)
+        output, terms = self._learn(batch)
         data, num = self._data, len(batch.image)
         if self._warming and data.completes_batch(batch_idx):
             count_batch(self._warming)
@@ -195,6 +193,13 @@ class Task(StagedTraining):
 
     # Lightning looks at the signature in every step; this one is not worked out anew.
     training_step.__signature__ = inspect.signature(training_step)  # type: ignore[attr-defined]
+
+    def _learn(self, batch: Batch) -> tuple[SegmenterOutput | None, dict[str, Tensor]]:
+        if self._features is None:
+            return self.objective(self.model, batch, self.loss)  # type: ignore[no-any-return]
+        model: Any = self.model
+        output = model.decode(self._features[batch.index], batch.image)
+        return output, self.loss(output, batch)
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Keeps an update that is not finite from the weights."""
@@ -217,7 +222,7 @@ class Task(StagedTraining):
             NotFiniteError: one of the last updates was not finite.
         """
         self.guard.read()
-        speed = sum(gather(self._means.images)) / max(self._epoch_end - self._epoch_start, 1e-9)
+        speed = self.num_stacked * sum(gather(self._means.images)) / max(self._epoch_end - self._epoch_start, 1e-9)
         self.train_images_per_s.append(speed)
         # A stage without logits has counted nothing.
         counts = self.train_confusion.compute()

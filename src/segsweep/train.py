@@ -1,9 +1,10 @@
 """The Hydra app: one run, from the composed config to its record. The checks before it are in ``command.Preflight``."""
 
+import contextlib
 import logging
 import sys
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +28,7 @@ log = logging.getLogger(__name__)
 # Nothing that a user could act on: Lightning 2.6 reads a torch class that is being renamed, remarks that debug runs are
 # shorter than its logging interval, believes that no loader but its own can begin within an epoch, and that what ranks
 # log may differ.
-_LIGHTNING_NOISE = (
+LIGHTNING_NOISE = (
     ".*isinstance\\(treespec, LeafSpec\\).*|.*smaller than the logging interval.*|"
     ".*checkpoint that ended before the epoch ended.*|It is recommended to use .*sync_dist=True.*"
 )
@@ -68,9 +69,16 @@ def origin_of(choices: Mapping[str, str | None], overrides: Sequence[str], sweep
 
 
 def run_job(cfg: DictConfig, folder: Path, origin: dict[str, Any]) -> float | None:
-    """Trains as ``train`` does, and logs what goes wrong: a line each, the traceback to the file alone."""
-    try:
+    """Trains as ``train`` does, and logs what goes wrong."""
+    with errors_logged():
         return train(cfg, folder, origin)
+
+
+@contextlib.contextmanager
+def errors_logged() -> Iterator[None]:
+    """Logs what goes wrong in the block: a line each, the traceback to the file alone."""
+    try:
+        yield
     except Exception as error:
         for line in str(error).splitlines():
             log.error("error: %s", line)
@@ -102,12 +110,14 @@ def _train(cfg: DictConfig, folder: Path, origin: dict[str, Any]) -> float | Non
     plain = settle(cfg)
     ended: Run | None = None
     try:
-        with open_run(folder, {**origin, **_identity(plain), **_search(folder, plain)}) as run:
+        with open_run(folder, {**origin, **identity(plain), **search_facts(folder, plain)}) as run:
             if run.is_completed:
                 log.info("complete already: %s", shown(folder))
                 return run.record["metrics"].get(plain["monitor"])  # type: ignore[no-any-return]
             ended = run
-            (folder / "config.yaml").write_text(_yaml(cfg))
+            (folder / "config.yaml").write_text(config_text(cfg))
+            if (num := plain["trainer"].get("stack_seeds")) is not None:
+                log.info("trainer.stack_seeds=%d: trained alone; only jobs of one sweep (-m) are trained as one", num)
             if plain["trainer"]["strategy"] in ("ddp", "fsdp"):
                 from segsweep import ranks
 
@@ -126,23 +136,23 @@ def _work(run: Run, plain: dict[str, Any]) -> None:
 
     from segsweep import cost, hardware
 
-    warnings.filterwarnings("ignore", message=_LIGHTNING_NOISE)
+    warnings.filterwarnings("ignore", message=LIGHTNING_NOISE)
     hardware.prepare(plain["trainer"]["accelerator"], plain["trainer"]["tf32"])
     cost.reset_peak_memory()
     model = build_model(plain)
-    run.save(threads=torch.get_num_threads(), **_describe(model, plain))
+    run.save(threads=torch.get_num_threads(), **describe(model, plain))
     parts = fit(run, model, plain)
     if parts.ends_as != "completed":
         _leave(run, parts)
         return
     if plain["trainer"]["strategy"] == "fsdp":
         parts = build_whole(parts, plain, run.folder)
-    _test(run, parts, plain)
+    test(run, parts, plain)
     if parts.trainer.is_global_zero:
-        _finish(run, parts, plain)
+        finish(run, parts, plain)
 
 
-def _identity(plain: dict[str, Any]) -> dict[str, Any]:
+def identity(plain: dict[str, Any]) -> dict[str, Any]:
     """Who the run is, before anything is built."""
     from segsweep import hardware, metrics
 
@@ -163,7 +173,7 @@ def _identity(plain: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _search(folder: Path, plain: dict[str, Any]) -> dict[str, int | None]:
+def search_facts(folder: Path, plain: dict[str, Any]) -> dict[str, int | None]:
     """Which trial of a search the run is, and of how many."""
     from segsweep import journal
 
@@ -172,7 +182,7 @@ def _search(folder: Path, plain: dict[str, Any]) -> dict[str, int | None]:
     return {"tuning_trials": 0} if about is None else {"trial": trial, "tuning_trials": about["n_trials"]}
 
 
-def _describe(model: "nn.Module", plain: dict[str, Any]) -> dict[str, int]:
+def describe(model: "nn.Module", plain: dict[str, Any]) -> dict[str, int]:
     """Sizes up the model; a model that cannot take the images stops here, before any data is read."""
     from segsweep import cost
 
@@ -192,7 +202,7 @@ def _describe(model: "nn.Module", plain: dict[str, Any]) -> dict[str, int]:
     return {"parameters": parameters, "flops": flops[0]}
 
 
-def _test(run: Run, parts: Parts, plain: dict[str, Any]) -> None:
+def test(run: Run, parts: Parts, plain: dict[str, Any]) -> None:
     """Scores the weights of the last epoch and of the best one on the test split."""
     from segsweep import cost, sharing
     from segsweep.curves import ScoreCounts
@@ -247,7 +257,7 @@ def _leave(run: Run, parts: Parts) -> None:
     log.info("%s after epoch %d: %s", run.ends_as, len(lines), shown(run.folder))
 
 
-def _finish(run: Run, parts: Parts, plain: dict[str, Any]) -> None:
+def finish(run: Run, parts: Parts, plain: dict[str, Any]) -> None:
     """Measures the cost, writes what the report reads, and what TensorBoard shows of the end of a run."""
     import numpy as np
 
@@ -300,6 +310,6 @@ def _metrics(line: dict[str, Any]) -> dict[str, float | None]:
     return {key: value for key, value in line.items() if key.startswith(("train/", "val/", "test/"))}
 
 
-def _yaml(cfg: DictConfig) -> str:
+def config_text(cfg: DictConfig) -> str:
     """The composed config with its interpolations, secrets redacted."""
     return OmegaConf.to_yaml(OmegaConf.create(redact(OmegaConf.to_container(cfg, resolve=False))))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
@@ -83,6 +83,19 @@ class _Cut(NamedTuple):
     centre: Tensor  # (N, 2) float32, row and column in the window
 
 
+Gathered = tuple[_Plan, _Cut, _Cut | None]  # of a batch, and of the partners that are mixed in
+
+
+def beside(gathered: Sequence[Gathered]) -> Gathered | None:
+    """What was gathered for several batches as that of one, in order; None if they mix images."""
+    plans, own, partners = zip(*gathered, strict=True)
+    if any(cut is not None for cut in partners):
+        return None
+    images, is_hidden = (torch.cat(parts) for parts in zip(*((p.images, p.is_hidden) for p in plans), strict=True))
+    cut = _Cut(*(torch.cat(parts) for parts in zip(*own, strict=True)))
+    return plans[0]._replace(images=images, is_hidden=is_hidden), cut, None
+
+
 class TrainBatches:
     """The training batches of one epoch after another; Lightning tells it the epoch through ``sampler.set_epoch``.
 
@@ -133,9 +146,13 @@ class TrainBatches:
         return self.num_batches * self.data.pieces
 
     def __iter__(self) -> Iterator[Batch]:
+        for gathered in self.gathered():
+            yield self.finished(*gathered)
+
+    def gathered(self) -> Iterator[Gathered]:
+        """The windows of each batch, not augmented yet: what ``finished`` takes."""
         workers = 0 if self.windows.is_resident else self.data.num_workers
-        for plan, own, partners in _ahead(self._gather, self._plans(), workers):
-            yield self._batch(plan, own, partners)
+        yield from _ahead(self._gather, self._plans(), workers)
 
     def _plans(self) -> Iterator[_Plan]:
         shares = {
@@ -189,7 +206,7 @@ class TrainBatches:
     def _draws(self, purpose: str, key: Tensor) -> Tensor:
         return uniform(mix(self.data.seed, purpose, self.epoch), key, self.data.augment.num_draws)
 
-    def _gather(self, plan: _Plan) -> tuple[_Plan, _Cut, _Cut | None]:
+    def _gather(self, plan: _Plan) -> Gathered:
         own = self._cut(plan.images, plan.key, "")
         partners = self._cut(plan.partner, plan.key[plan.mixed], "partner ") if len(plan.mixed) else None
         return plan, own, partners
@@ -232,7 +249,8 @@ class TrainBatches:
         is_balanced &= ~self.is_hidden[index, None]  # a mask that may not be used may not steer either
         return torch.where(is_balanced, balanced, corner)
 
-    def _batch(self, plan: _Plan, own: _Cut, partners: _Cut | None) -> Batch:
+    def finished(self, plan: _Plan, own: _Cut, partners: _Cut | None) -> Batch:
+        """Augments, mixes and standardises what was gathered for a batch."""
         spec, augment = self.data.spec, self.data.augment
         image, mask = self._augment(own, plan.is_hidden)
         if partners is not None:

@@ -37,6 +37,8 @@ class Job:
         fingerprint: identity of the run, as its record will have it.
         kind: identity without the seed; jobs of one kind take the same time and memory.
         identity: what the fingerprint is made of, secrets redacted, as its record will have it under ``config``.
+        others: jobs that are trained as one with this one, in its process; empty if they are done. None: it is no
+            member of a group.
     """
 
     index: int
@@ -47,6 +49,12 @@ class Job:
     fingerprint: str
     kind: str
     identity: dict[str, Any] = field(default_factory=dict)
+    others: tuple["Job", ...] | None = None
+
+    @property
+    def all(self) -> tuple["Job", ...]:
+        """The job, and those that are trained as one with it."""
+        return (self, *(self.others or ()))
 
     @property
     def name(self) -> str:

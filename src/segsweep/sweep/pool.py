@@ -51,7 +51,7 @@ class _Running:
     place: Place
     process: ForkServerProcess
     report: Connection
-    record_before: bytes | None
+    records_before: list[bytes | None]  # of the job, and of those that are trained as one with it
     itself: tree.Process | None
     started: float = field(default_factory=time.monotonic)
     limit: tuple[str, str] | None = None  # that it broke
@@ -105,7 +105,7 @@ class Pool:
         self.stopped_by: int | None = None
         self._waiting: deque[Job] = deque()
         self._running: list[_Running] = []
-        self._not_started: deque[Outcome] = deque()
+        self._ended: deque[Outcome] = deque()
         self._stopped_at = 0.0
         self._is_urgent = self._is_obeyed = False
         self._is_starting = False
@@ -140,7 +140,7 @@ class Pool:
     @property
     def is_idle(self) -> bool:
         """Whether there is no outcome to wait for."""
-        return not self._running and not self._waiting and not self._not_started
+        return not self._running and not self._waiting and not self._ended
 
     def submit(self, job: Job) -> None:
         """Starts a job, or keeps it until there is a place for it."""
@@ -157,15 +157,15 @@ class Pool:
         """
         while True:
             self._start_waiting()
-            if self._not_started:
-                return self._not_started.popleft()
+            if self._ended:
+                return self._ended.popleft()
             if self.stopped_by is not None and not self._running:
                 raise SystemExit(128 + self.stopped_by)
             if not self._running:
                 raise RuntimeError("there is no job to wait for")
             ended = self._wait()
             if ended is not None:
-                return self._finish(ended)
+                self._ended.extend(self._finish(ended))
 
     def stop(self) -> list[Outcome]:
         """Ends everything: running jobs finish their step within 10 s or are killed, waiting ones never start."""
@@ -176,7 +176,7 @@ class Pool:
         while self._running:
             ended = self._wait()
             if ended is not None:
-                outcomes.append(self._finish(ended))
+                outcomes += self._finish(ended)
         return outcomes
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
@@ -205,13 +205,15 @@ class Pool:
             self._start(job, place)
         except OSError as error:
             self.slots.give_back(place, job.kind)
-            outcome = Outcome(job, "failed", {"class": classify(error), "message": f"did not start: {error}"})
-            self._not_started.append(outcome)
-            self._tell(Event("ended", job, outcome))
+            for one in job.all:
+                outcome = Outcome(one, "failed", {"class": classify(error), "message": f"did not start: {error}"})
+                self._ended.append(outcome)
+                self._tell(Event("ended", one, outcome))
 
     def _start(self, job: Job, place: Place) -> None:
-        job.folder.mkdir(parents=True, exist_ok=True)
-        before = record_text(job.folder)
+        for one in job.all:
+            one.folder.mkdir(parents=True, exist_ok=True)
+        before = [record_text(one.folder) for one in job.all]
         receiver, sender = pipe()
         arguments: tuple[Any, ...] = (self.target, job, place.threads, sender)
         self._is_starting = True
@@ -222,7 +224,8 @@ class Pool:
             sender.close()
         itself = None if process.pid is None else tree.identify(process.pid)
         self._running.append(_Running(job, place, process, receiver, before, itself))
-        self._tell(Event("started", job))
+        for one in job.all:
+            self._tell(Event("started", one))
 
     def _wait(self) -> _Running | None:
         """Looks after the jobs until one has ended, or until it is time to look again."""
@@ -277,7 +280,7 @@ class Pool:
             running.limit = ("oom", f"{what}. Set that higher, or data.batch_size lower")
             running.kill()  # asked to end, it would go on growing
 
-    def _finish(self, running: _Running) -> Outcome:
+    def _finish(self, running: _Running) -> list[Outcome]:
         self._running.remove(running)
         process, job = running.process, running.job
         code = exit_code(process, running.itself)
@@ -291,13 +294,17 @@ class Pool:
             facts={"peak_memory_mb": {"host": round(running.peak_mb, 1)}} if running.peak_mb else {},
         )
         process.close()
+        outcomes = [self._judge(*each, end) for each in zip(job.all, running.records_before, strict=True)]
+        self.slots.give_back(running.place, job.kind, peak_memory(outcomes[-1]))
+        for outcome in outcomes:
+            self._tell(Event("ended", outcome.job, outcome, time.monotonic() - running.started))
+        return outcomes
+
+    def _judge(self, job: Job, record_before: bytes | None, end: End) -> Outcome:
         try:
-            outcome = judge(job, running.record_before, end, self.sweep)
+            return judge(job, record_before, end, self.sweep)
         except OSError as error:
-            outcome = Outcome(job, "failed", {"class": classify(error), "message": f"its record is not read: {error}"})
-        self.slots.give_back(running.place, job.kind, peak_memory(outcome))
-        self._tell(Event("ended", job, outcome, time.monotonic() - running.started))
-        return outcome
+            return Outcome(job, "failed", {"class": classify(error), "message": f"its record is not read: {error}"})
 
     def _tell(self, event: Event) -> None:
         with contextlib.suppress(OSError):  # what is printed may go to a disk that is full
