@@ -181,7 +181,7 @@ def _added(norms: Norms | None, norm: Tensor, is_bad: Tensor) -> Norms:
 def _leave_out(optimizer: Optimizer, gradients: list[Tensor], is_bad: Tensor) -> None:
     """Has the next step of an optimizer change nothing where ``is_bad``; nobody waits for the device."""
     if getattr(optimizer, "_step_supports_amp_scaling", False):  # fused kernels read the flag of a gradient scaler
-        optimizer.found_inf = is_bad.float()
+        optimizer.found_inf = is_bad.float()  # type: ignore[attr-defined]
         return
     for gradient in gradients:
         gradient.masked_fill_(is_bad, 0)
