@@ -237,6 +237,7 @@ def test_a_changed_config_under_the_same_name_is_refused(plan):
         ("sweep.jobs=2", "sweep.jobs=2"),
         ("hydra.sweep.dir=x", "hydra.sweep.dir=x"),
         ("+model.extra=1", "+model.extra=1"),
+        ("trainer.ema=null", "trainer.ema=null"),  # no choice of Hydra can be null
     ],
 )
 def test_single_values_reach_the_jobs_as_axes_of_one_value(typed, axis):

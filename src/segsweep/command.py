@@ -197,11 +197,13 @@ def _as_axis(argument: str) -> str:
     key, equals, value = argument.partition("=")
     if key.partition(".")[0] not in GROUPS or "." not in key or not value or re.match(r"\w+\(", value):
         return argument
+    axis, parser = f"{key}{equals}choice({value})", OverridesParser.create()
     try:
-        is_single = not OverridesParser.create().parse_override(argument).is_sweep_override()
+        is_single = not parser.parse_override(argument).is_sweep_override()
+        parser.parse_override(axis)  # no choice can be null
     except HydraException:
         return argument
-    return f"{key}{equals}choice({value})" if is_single else argument
+    return axis if is_single else argument
 
 
 def compose_job(overrides: list[str]) -> tuple[DictConfig, dict[str, str]]:
