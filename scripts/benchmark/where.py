@@ -72,8 +72,8 @@ def labelled(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
 def labels() -> Iterator[None]:
     """Names what ``place_of`` looks for."""
     methods = (
-        (TrainBatches, "_gather", "batch"),
-        (TrainBatches, "_batch", "batch"),
+        (TrainBatches, "gathered", "batch"),
+        (TrainBatches, "finished", "batch"),
         (UpdateGuard, "see", "guard"),
         (UpdateGuard, "before_update", "guard"),
         (Confusion, "update", "confusion matrix"),
