@@ -1,6 +1,9 @@
 """On an accelerator the host must not wait in a step; it agrees with the CPU."""
 
+import warnings
+
 import pytest
+import pytorch_lightning as pl
 import torch
 
 from segsweep import config, counting
@@ -73,3 +76,28 @@ def test_the_norm_of_a_gradient_does_not_wait_for_the_device():
     torch.cuda.set_sync_debug_mode("default")
     norms = guard.take_norms()
     assert norms == pytest.approx({"grad_norm": 12**0.5, "grad_norm_max": 12**0.5})
+
+
+@pytest.mark.usefixtures("_no_waiting")
+@pytest.mark.filterwarnings("ignore")
+def test_no_step_waits_for_the_device(composer, tmp_path):
+    """The whole step, Lightning's part included: the first ones warm up, as the caching allocator does."""
+    cfg = composer("trainer=gpu", "trainer.max_epochs=1", "data.num_train=160", "data.num_val=16", "data.num_test=16")
+    plain = config.settle(cfg)
+    parts = config.build(plain, config.build_model(plain), tmp_path, None)
+
+    class Watch(pl.Callback):
+        def on_train_batch_start(self, trainer, task, batch, batch_idx):
+            if batch_idx == 3:
+                torch.cuda.set_sync_debug_mode("warn")
+
+        def on_train_batch_end(self, trainer, task, outputs, batch, batch_idx):
+            if batch_idx == 7:
+                torch.cuda.set_sync_debug_mode("default")
+
+    parts.trainer.callbacks.insert(0, Watch())
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        parts.trainer.fit(parts.task, datamodule=parts.data, weights_only=True)
+    seen = [str(one.message) for one in caught if "synchroniz" in str(one.message)]
+    assert not seen
