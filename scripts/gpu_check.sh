@@ -58,7 +58,15 @@ echo "validation loss of seed 1: alone $(last_loss stack/seed=1), as one of two 
 "$python" scripts/benchmark/stack.py --device cuda || failed=1
 "$python" scripts/benchmark/augment.py --device cuda || failed=1
 "$python" scripts/benchmark/recurrence.py --device cuda || failed=1
+for batch in 8 64; do "$python" scripts/benchmark/step.py --device cuda --batch-size "$batch" || failed=1; done
+"$python" scripts/benchmark/step.py --device cuda --model null || failed=1
+"$python" scripts/benchmark/where.py --device cuda --picture "$out/step_profile_cuda.svg" || failed=1
+"$python" scripts/benchmark/validation.py --device cuda || failed=1
+for mode in default reduce-overhead; do
+    check "compile-$mode" train "compile-$mode" trainer.max_epochs=2 "trainer.compile=$mode"
+done
 if [ -n "${CAMVID:-}" ]; then
+    "$python" scripts/benchmark/epoch.py --root "$CAMVID" --device gpu || failed=1 # against a tutorial's script
     for recipe in camvid_segnet_basic camvid_unet camvid_reseg; do
         for seed in 0 1 2; do
             check "$recipe-$seed" train "$recipe-$seed" "experiment=$recipe" "data.root=$CAMVID" "seed=$seed"

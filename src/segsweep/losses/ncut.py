@@ -7,6 +7,7 @@ import torch
 from annotated_types import Gt
 from torch import Tensor, nn
 
+from segsweep.losses.valid import for_terms
 from segsweep.types import Batch, SegmenterOutput
 
 Offset = tuple[slice, slice]
@@ -58,7 +59,7 @@ class NormalisedCut(nn.Module):
 
     def forward(self, output: SegmenterOutput, batch: Batch) -> Tensor:
         """Scalar in 0..K-1."""
-        probability = output.logits.float().contiguous().softmax(dim=1)
+        probability = for_terms(output.logits).softmax(dim=1)
         with torch.no_grad():
             image = (batch.image.float() * self.std + self.mean) * (255 / self.sigma_intensity)
             tied, degree = self._tie(image, probability)

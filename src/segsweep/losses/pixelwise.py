@@ -8,7 +8,7 @@ from annotated_types import Ge, Gt, Le, Lt
 from torch import Tensor, nn
 
 from segsweep.losses.class_weights import ClassWeights, Weighting
-from segsweep.losses.valid import mean_over, one_hot
+from segsweep.losses.valid import for_terms, mean_over, one_hot
 from segsweep.types import Batch, SegmenterOutput
 
 
@@ -53,7 +53,7 @@ class CrossEntropy(nn.Module):
 
     def forward(self, output: SegmenterOutput, batch: Batch) -> Tensor:
         """Scalar, 0 or more."""
-        logits, mask, ignored = output.logits.float(), batch.mask, self.ignore_index
+        logits, mask, ignored = for_terms(output.logits), batch.mask, self.ignore_index
         counted = mask != ignored
         if self.hard_fraction < 1:
             plain = F.cross_entropy(logits.detach(), mask, ignore_index=ignored, reduction="none")
@@ -106,7 +106,8 @@ class Focal(nn.Module):
 
     def forward(self, output: SegmenterOutput, batch: Batch) -> Tensor:
         """Scalar, 0 or more."""
-        entropy = F.cross_entropy(output.logits.float(), batch.mask, ignore_index=self.ignore_index, reduction="none")
+        logits = for_terms(output.logits)
+        entropy = F.cross_entropy(logits, batch.mask, ignore_index=self.ignore_index, reduction="none")
         # 1e-6: below it the power's derivative may be infinite (gamma < 1), times 0 NaN.
         miss = (-torch.expm1(-entropy)).clamp(min=1e-6)
         valid = batch.mask != self.ignore_index

@@ -4,8 +4,16 @@ import torch
 from torch import Tensor
 
 
+def for_terms(logits_NKHW: Tensor) -> Tensor:
+    """In float32 and class by class in memory: terms of channels_last logits would take three times as long.
+
+    Done once for all terms of a sum; what has that layout already is not copied.
+    """
+    return logits_NKHW.to(torch.float32, memory_format=torch.contiguous_format)
+
+
 def one_hot(logits_NKHW: Tensor, mask_NHW: Tensor, ignore_index: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Puts logits and truth into one memory layout: with channels_last logits the terms take three times as long.
+    """The truth in the layout and precision of ``for_terms``.
 
     Returns:
         logits (N, K, H, W) float32, truth (N, K, H, W) float32 one-hot, all 0 where ignored, valid (N, 1, H, W) bool.
@@ -13,7 +21,7 @@ def one_hot(logits_NKHW: Tensor, mask_NHW: Tensor, ignore_index: int) -> tuple[T
     valid = (mask_NHW != ignore_index)[:, None]
     classes = torch.arange(logits_NKHW.shape[1], device=mask_NHW.device).view(1, -1, 1, 1)
     truth = (mask_NHW[:, None] == classes) & valid  # also right where ignore_index is the number of a class
-    return logits_NKHW.float().contiguous(), truth.float(), valid
+    return for_terms(logits_NKHW), truth.float(), valid
 
 
 def mean_over(value_NKHW: Tensor, valid_N1HW: Tensor) -> Tensor:

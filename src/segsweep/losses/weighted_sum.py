@@ -8,6 +8,7 @@ import torch
 from annotated_types import Ge
 from torch import Tensor, nn
 
+from segsweep.losses.valid import for_terms
 from segsweep.types import Batch, SegmenterOutput
 
 
@@ -65,6 +66,7 @@ class WeightedSum(nn.Module):
     def _add_up(
         self, terms: Iterable[tuple[str, nn.Module]], output: SegmenterOutput, batch: Batch
     ) -> dict[str, Tensor]:
+        output = output._replace(logits=for_terms(output.logits))
         values = {name: term(output, batch) for name, term in terms}
         values = {name: value for name, value in values.items() if value is not None}
         if not values:
