@@ -269,6 +269,7 @@ def test_groups_are_of_all_jobs_of_a_sweep(tmp_path):
     assert num_groups(jobs) == 5
 
 
+@pytest.mark.slow
 def test_a_sweep_of_three_seeds(tmp_path):
     """Two are trained as one, the third alone; the same command finds all of them done."""
     sweep = ["-m", *TINY, *FEW, "name=s", "seed=0,1,2", "trainer.stack_seeds=2", "trainer.max_epochs=1"]
