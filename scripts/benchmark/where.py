@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from bare import prepare, settled
+from bare import prepare, settled, wait_for
 from measure import parser, print_head, print_table, workplace
 from scenes import write_scenes
 from shipped import Loader, be_quiet, fit
@@ -30,6 +30,7 @@ from segsweep.guard import UpdateGuard
 from segsweep.metrics import Confusion
 
 PLACES = ("batch", "forward", "loss", "guard", "confusion matrix")
+DTYPES = {"bf16": torch.bfloat16, "float32": torch.float32}
 KINDS = {
     "convolutions": ("conv",),
     "batch norm": ("batch_norm",),
@@ -126,6 +127,19 @@ def profiled(plain: dict[str, Any], folder: Path, steps: int, warm: int) -> tupl
     return dict(total), whole
 
 
+def gflops(dtype: torch.dtype, device: str, side: int = 2048, repeats: int = 10) -> float:
+    """What the machine reaches in products of large matrices: no step computes faster for long."""
+    matrix = torch.randn(side, side, device=device).to(dtype)
+    for _ in range(3):
+        product = matrix @ matrix
+    wait_for(product.device)
+    start = time.perf_counter()
+    for _ in range(repeats):
+        product = matrix @ matrix
+    wait_for(product.device)
+    return 2 * side**3 * repeats / (time.perf_counter() - start) / 1e9
+
+
 def draw(shares: dict[str, float], whole: float, title: str, file: Path) -> None:
     """A bar for each place, the longest first."""
     import matplotlib as mpl
@@ -171,6 +185,8 @@ def main() -> None:
     ]
     print(f"{title}: {whole:.1f} ms a step without the profiler\n")
     print_table(("place", "ms", "share"), rows)
+    limits = ", ".join(f"{name} {gflops(dtype, args.device):,.0f}" for name, dtype in DTYPES.items())
+    print(f"matrix products of 2048, GFLOP/s: {limits}\n")
     if args.picture:
         draw(shares, whole, f"{title}: {whole:.0f} ms a step", args.picture)
 

@@ -43,12 +43,7 @@ def pooled_confusion(prediction: Tensor, mask: Tensor, num_classes: int) -> Tens
     """
     # Rows up to 255, of which those from K on are dropped.
     cell = torch.add(prediction, mask, alpha=num_classes).flatten()
-    num_cells = 256 * num_classes
-    if cell.device.type == "cpu":
-        counts = torch.bincount(cell, minlength=num_cells)
-    else:  # bincount would wait for the device to know the largest value
-        counts = torch.zeros(num_cells, dtype=torch.int64, device=cell.device)
-        counts.index_add_(0, cell, torch.ones_like(cell))
+    counts = _totals(cell, 256 * num_classes)
     return counts[: num_classes * num_classes].view(num_classes, num_classes)
 
 
@@ -149,9 +144,13 @@ def _histogram(bins_NHW: Tensor, counted_NHW: Tensor, num_bins: int, weight_NHW:
     # What is not counted goes into one more bin behind all others, which is then dropped.
     cell = torch.where(counted_NHW, offset + bins_NHW, num * num_bins).flatten()
     weight = None if weight_NHW is None else weight_NHW.flatten().double()
+    return _totals(cell, num * num_bins + 1, weight)[:-1].view(num, num_bins)
+
+
+def _totals(cell: Tensor, num_cells: int, weight: Tensor | None = None) -> Tensor:
+    """How often each cell occurs in (n,) int64, or the sum of its weights: (num_cells,)."""
     if cell.device.type == "cpu":
-        totals = torch.bincount(cell, weight, minlength=num * num_bins + 1)
-    else:  # bincount would wait for the device to know the largest value
-        ones = torch.ones_like(cell) if weight is None else weight
-        totals = torch.zeros(num * num_bins + 1, dtype=ones.dtype, device=cell.device).index_add_(0, cell, ones)
-    return totals[:-1].view(num, num_bins)
+        return torch.bincount(cell, weight, minlength=num_cells)
+    # bincount would wait for the device to know the largest value.
+    ones = torch.ones_like(cell) if weight is None else weight
+    return torch.zeros(num_cells, dtype=ones.dtype, device=cell.device).index_add_(0, cell, ones)
