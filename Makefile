@@ -44,12 +44,12 @@ $(BIN)/.installed: pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "error: no Python >= 3.11 found; install one or set PYTHON=/path/to/python3"; exit 1; }
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt uv
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable ".[dev,smp]"
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable ".[dev,smp,export,explain,geo]"
 	@# uv leaves compiling to the first import, and containers often forbid that: 6 s at each start of a process.
 	@env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -c "import optuna, segmentation_models_pytorch, segsweep.task, sklearn.datasets, tensorboard.program"
 	touch $@
 
 # What ours is compared with.
 $(BIN)/.benchmark: $(BIN)/.installed
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable ".[dev,smp,benchmark]"
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable ".[dev,smp,export,explain,geo,benchmark]"
 	touch $@
