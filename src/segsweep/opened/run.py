@@ -13,8 +13,8 @@ from torch import nn
 
 from segsweep.opened.contained import read_json
 from segsweep.opened.facts import read_facts
-from segsweep.opened.table import build_model
-from segsweep.opened.weights import load_weights
+from segsweep.opened.table import MODELS, build_model
+from segsweep.opened.weights import read_weights
 from segsweep.report.printable import printable
 from segsweep.run import ConfigError
 from segsweep.types import DataSpec
@@ -77,11 +77,21 @@ def open_finished(folder: Path, trust: Sequence[str] = ()) -> OpenedRun:
         raise ConfigError(f"{said} lacks the model: another program or version wrote it")
     if (node.get("num_classes"), node.get("in_channels")) != (spec.num_classes, spec.in_channels):
         raise ConfigError(f"{said}: num_classes and in_channels of the model are not those of the data in {shown}")
-    with torch.random.fork_rng(devices=[]):  # its random weights are replaced
-        model = build_model(node, trust, said)
-    digest = load_weights(model, folder)
+    model, digest = _model(node, trust, folder, said)
     name = printable(folder.resolve().name)
-    return OpenedRun(folder, name, record, spec, fit, model.eval(), node, data_node, colours, digest)
+    return OpenedRun(folder, name, record, spec, fit, model, node, data_node, colours, digest)
+
+
+def _model(node: dict[str, Any], trust: Sequence[str], folder: Path, shown: str) -> tuple[nn.Module, str]:
+    """The model with the weights of the file; takes no memory before the sizes of both are known to agree."""
+    with torch.random.fork_rng(devices=[]):  # random weights are replaced
+        with torch.device("meta" if node.get("_target_") in MODELS else "cpu"):
+            model = build_model(node, trust, shown)
+        tensors, digest = read_weights(folder, model.state_dict())
+        if any(tensor.is_meta for tensor in model.state_dict().values()):
+            model = build_model(node, trust, shown)
+    model.load_state_dict(tensors)
+    return model.eval(), digest
 
 
 def _refuse_readout(config: dict[str, Any], shown: str) -> None:

@@ -45,7 +45,7 @@ SOURCES: Mapping[str, tuple[str, str]] = MappingProxyType(
 )
 _FACTS = {"_target_", "family"}  # of a model's node, no arguments
 _WORD = re.compile(r"[A-Za-z0-9_.+-]{0,100}")  # no path, no address, no hub's "owner/name" and no "scheme:"
-_MOST_NUMBER = 1 << 16  # channels, layers, pixels: more would only take memory or time
+_MOST_NUMBER = 1 << 14  # channels, layers, pixels: more would only take memory or time
 _MOST_VALUES = 1000
 
 

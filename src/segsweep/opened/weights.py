@@ -1,4 +1,4 @@
-"""Reads weights that a stranger may have written into a model, name by name and shape by shape."""
+"""Reads weights that a stranger may have written: each name and shape is held against the model first."""
 
 import hashlib
 import json
@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import load
-from torch import Tensor, nn
+from torch import Tensor
 
 from segsweep.opened.contained import read_bytes
 from segsweep.report.printable import printable
@@ -22,21 +22,20 @@ _DTYPES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2
 _SHOWN = 3
 
 
-def load_weights(model: nn.Module, folder: Path) -> str:
-    """Loads the best weights of a run into a model of its architecture.
+def read_weights(folder: Path, state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], str]:
+    """Reads the best weights of a run.
 
     Args:
-        model: receives them.
         folder: of the run.
+        state: of a model of its architecture; only names, shapes and types matter, so it may be on the meta device.
 
     Returns:
-        SHA-256 of the file, in hexadecimal digits.
+        The tensors, and the SHA-256 of the file in hexadecimal digits.
 
     Raises:
         ConfigError: the file is not whole, ambiguous, or holds other tensors than the model has.
     """
     shown = os.path.relpath(folder / FILE)
-    state = model.state_dict()
     # What fits the model and no more is ever read.
     most = sum(8 * tensor.numel() for tensor in state.values()) + _MOST_HEADER
     data = read_bytes(folder, FILE, most)
@@ -45,8 +44,7 @@ def load_weights(model: nn.Module, folder: Path) -> str:
     if said != digest.encode():
         raise ConfigError(f"{shown} is damaged: its SHA-256 is not the one beside it. Get the run folder again")
     _check_shapes(_header(data, shown), state, shown)
-    model.load_state_dict(load(data))
-    return digest
+    return load(data), digest
 
 
 def _header(data: bytes, shown: str) -> dict[str, Any]:
