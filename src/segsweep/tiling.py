@@ -95,7 +95,8 @@ def stream_by_tiles(
         score: pixels of tiles (N, h, w, C) uint8 -> scores (N, K, h, w).
         image: (H, W, C) uint8; one smaller than a tile is mirrored up to it.
         num_classes: K.
-        tile, overlap: as in ``segment_by_tiles``.
+        tile: (h, w) in pixels.
+        overlap: as in ``segment_by_tiles``.
         most: values that are added up at once, at least; one tile and the columns it adds always are.
 
     Yields:

@@ -17,7 +17,7 @@ from segsweep.data.windows import Windows, rare_classes
 from segsweep.regime import Images
 from segsweep.rng import mix, permutation, uniform
 from segsweep.sharing import rank, world_size
-from segsweep.types import Batch, DataSpec
+from segsweep.types import Batch
 
 if TYPE_CHECKING:
     from segsweep.data.datamodule import DataModule

@@ -4,8 +4,8 @@
       .scores(image_NCHW)   batches as the DataModule makes them -> scores at the size of the image: for scoring
       .answer(pixels)       one image as it was read -> Answer at its own size, in bounded memory: for predicting
 
-Scores (N, K, H, W) are to be read as logits: their largest is the class, their softmax the probabilities. Of a lone model
-without flips and scales they are its logits, so that it predicts what its own test scored.
+Scores (N, K, H, W) are to be read as logits: their largest is the class, their softmax the probabilities. Of a lone
+model without flips and scales they are its logits, so that it predicts what its own test scored.
 """
 
 from segsweep.inference.answer import Answer
