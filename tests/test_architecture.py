@@ -26,7 +26,7 @@ FLOORS = {
     "callbacks": 7, "panels": 7, "label_panels": 7, "projector": 7, "pruning": 7, "board": 7, "stacked": 7,
     "run": 8, "config": 8,
     "signatures": 9, "fitting": 9, "check_sharing": 9, "check_stacking": 9, "rank": 9,
-    "trials": 10,
+    "contained": 10, "trials": 10,
     "check": 11,
     "sweep": 12, "inspection": 12, "state": 12,
     "command": 13, "ranks": 13, "report": 13, "composer": 13, "axes": 13,
