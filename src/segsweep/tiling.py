@@ -102,15 +102,14 @@ def stream_by_tiles(
     Yields:
         Blocks that cover each pixel once, of at most 8 million values or one row.
     """
-    rows, columns = (torch.from_numpy(_mirrored(image.shape[i], tile[i])) for i in (0, 1))
+    rows, columns = (_mirrored(image.shape[i], tile[i]) for i in (0, 1))
     tops, lefts = (_starts(len(places), tile[i], overlap) for i, places in enumerate((rows, columns)))
-    pixels = torch.from_numpy(image)
 
     def scored(places: list[tuple[int, int]]) -> Iterator[tuple[int, int, Tensor]]:
         for first in range(0, len(places), _BATCH):
             some = places[first : first + _BATCH]
-            cut = [pixels[rows[y : y + tile[0], None], columns[x : x + tile[1]]] for y, x in some]
-            for (y, x), part in zip(some, score(torch.stack(cut)).float(), strict=True):
+            cut = np.stack([image[rows[y : y + tile[0], None], columns[x : x + tile[1]]] for y, x in some])
+            for (y, x), part in zip(some, score(torch.from_numpy(cut)).float(), strict=True):
                 yield y, x, part
 
     for mine, start, end in _strips(lefts, tile[1], len(columns), most // (num_classes * tile[0])):

@@ -41,7 +41,7 @@ def give_names(inputs: Mapping[str, Input], taken: Mapping[str, str]) -> dict[st
             used.add(bases[key])
         left = [key for key in left if key not in bases]
     for key in left:
-        full = _candidates(inputs[key])[3]
+        full = inputs[key].name
         bases[key] = next(base for i in count(2) if used.is_free(base := f"{full}_{i}"))
         used.add(bases[key])
     return bases
