@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from segsweep.run import ConfigError
 
 _TAGS = {33550, 33922, 34264, 34735}  # of TIFF: pixel scale, tie points, transformation, keys
 _WORLD = (".tfw", ".tifw", ".tiffw", ".wld", ".pgw", ".pngw", ".jgw", ".jpgw", ".jpegw")
-_DRIVERS = ["GTiff", "PNG", "JPEG"]  # a list, so that no other of GDAL's readers ever opens a user's file
+_DRIVERS = {"TIFF": "GTiff", "PNG": "PNG", "JPEG": "JPEG"}  # so that no other of GDAL's ever opens a user's file
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,8 @@ def read_georeference(path: Path) -> Georeference | None:
     Raises:
         ConfigError: it has one, and rasterio is not installed.
     """
-    if not _has_one(path):
+    driver = _driver(path)
+    if driver is None:
         return None
     try:
         import rasterio
@@ -48,20 +49,24 @@ def read_georeference(path: Path) -> Georeference | None:
     with warnings.catch_warnings(), rasterio.Env(GDAL_PAM_ENABLED="NO"):
         warnings.simplefilter("ignore")  # it warns of files without one
         try:
-            with rasterio.open(path.absolute(), driver=_DRIVERS) as source:
+            with rasterio.open(path.absolute(), driver=driver) as source:
                 found = Georeference(source.crs, source.transform)
         except rasterio.errors.RasterioError:
             return None
     return None if found.crs is None and found.transform.is_identity else found
 
 
-def _has_one(path: Path) -> bool:
-    if any(path.with_suffix(suffix).exists() for suffix in _WORLD):
-        return True
-    if path.suffix.lower() not in (".tif", ".tiff"):
-        return False
-    with Image.open(path, formats=("TIFF",)) as image:
-        return not _TAGS.isdisjoint(getattr(image, "tag_v2", ()))
+def _driver(path: Path) -> str | None:
+    """GDAL's name of a file's format, by its content, if the file has a georeference."""
+    has_world = any(path.with_suffix(suffix).exists() for suffix in _WORLD)
+    if not has_world and path.suffix.lower() not in (".tif", ".tiff"):
+        return None
+    try:
+        with Image.open(path, formats=tuple(_DRIVERS)) as image:
+            is_placed = has_world or not _TAGS.isdisjoint(getattr(image, "tag_v2", ()))
+            return _DRIVERS.get(str(image.format)) if is_placed else None
+    except UnidentifiedImageError:
+        return None
 
 
 def geotiff(bands: NDArray[Any], place: Georeference, colours: NDArray[np.uint8] | None = None) -> bytes:
