@@ -131,6 +131,10 @@ LIGHT = [
     "sweep.progress",
     "doctor",
     "__main__",
+    "predict",
+    "predict.command",
+    "predict.inputs",
+    "predict.names",
 ]
 
 

@@ -1,10 +1,10 @@
-"""Peak memory and time of segsweep-predict on one large image: runs at native size and at a fixed one, few and many classes.
+"""Peak memory and time of segsweep-predict on one large image: runs at native and at fixed size, few and many classes.
 
     python scripts/benchmark/large_image.py
     python scripts/benchmark/large_image.py --side 4000 --files --overlay --entropy
 
-The image is noise, whose PNG is as large as its pixels; each prediction is a process of its own, and its peak is what the
-system has seen of it (VmHWM), imports included.
+The image is noise, whose PNG is as large as its pixels; each prediction is a process of its own, and its peak is what
+the system has seen of it (VmHWM), imports included.
 """
 
 import re
