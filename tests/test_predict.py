@@ -322,12 +322,17 @@ def test_an_ensemble_with_flips_and_tiles(predict, photos, tmp_path):
     head = json.loads((tmp_path / "out" / "predictions.jsonl").read_text().splitlines()[0])
     assert head["runs"] == ["run", "other"]
     assert head["options"]["tile"] == [32, 32]
+    assert head["options"]["flips"] == ["none"]
+    assert head["options"]["scales"] == [0.75, 1.0, 1.25]
+    assert predict(photos, "--tta", "flips", "--flips", "h", out=tmp_path / "flipped")[::2] == (0, [])
+    assert (tmp_path / "flipped" / "a.png").read_bytes() != (tmp_path / "out" / "a.png").read_bytes()
 
 
 @pytest.mark.parametrize(
     ("option", "said"),
     [
         (["--overlap", "0.95"], "overlap=0.95 must be"),
+        (["--flips", "h"], "together with --tta flips"),
         (["--tile", "0", "5"], "--tile 512 512"),
         (["--scale", "9", "1"], "must rise"),
         (["--max-pixels", "0"], "max_pixels must be"),

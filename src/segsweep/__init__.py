@@ -29,8 +29,8 @@ def load(run: str | os.PathLike[str], trust: Sequence[str] = (), **options: Any)
     Args:
         run: folder of the run.
         trust: exact names of model classes outside of segsweep that may be built, e.g. ``("my_pkg.MyNet",)``.
-        options: as in ``segsweep.predict.predictor.Predictor``: ``others`` (an ensemble), ``tta``, ``tile``,
-            ``overlap``, ``device``, ``scale``, ``alpha``, ``exif``, ``max_pixels``.
+        options: as in ``segsweep.predict.predictor.Predictor``: ``others`` (an ensemble), ``tta``,
+            ``flips``, ``tile``, ``overlap``, ``device``, ``scale``, ``alpha``, ``exif``, ``max_pixels``.
 
     Returns:
         ``Predictor``, whose ``predict`` takes a path, an array (H, W) or (H, W, 3) or a Pillow image and returns a

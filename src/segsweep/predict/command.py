@@ -66,6 +66,7 @@ def _load(options: argparse.Namespace) -> Predictor:
         options.trust,
         others=options.others,
         tta=options.tta,
+        flips=options.flips,
         tile="never" if options.whole else options.tile and (options.tile[0], options.tile[1]),
         overlap=options.overlap,
         device=options.device,
@@ -109,7 +110,8 @@ def _belongs_to(predictor: Predictor, kinds: Sequence[str], options: argparse.Na
         "classes": list(predictor.class_names),
         "options": {
             "files": ["classes", *kinds],
-            "tta": options.tta,
+            "flips": [flip or "none" for flip in ensemble.flips],
+            "scales": ensemble.scales,
             "tile": "never" if ensemble.is_whole else ensemble.tile,
             "overlap": ensemble.overlap,
             "precision": ensemble.precision,
@@ -166,6 +168,12 @@ def _add_ways(group: argparse._ArgumentGroup) -> None:
         help="average the probabilities with those of another run of the same data; may be repeated",
     )
     group.add_argument("--tta", choices=TTA, help="average over flips of the image, over scales 0.75, 1, 1.25, or both")
+    group.add_argument(
+        "--flips",
+        nargs="+",
+        choices=("h", "v", "hv"),
+        help="left and right, up and down, both: which of them, besides none (default: those it was trained with)",
+    )
     tiles = group.add_mutually_exclusive_group()
     tiles.add_argument(
         "--tile",

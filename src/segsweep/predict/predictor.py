@@ -15,7 +15,7 @@ from PIL import Image
 from segsweep.data.source import Pixels
 from segsweep.files import write_atomic
 from segsweep.hardware import prepare
-from segsweep.inference import SCALES, Answer, Ensemble, pick_device, precision_on, trained_flips
+from segsweep.inference import FLIPS, SCALES, Answer, Ensemble, pick_device, precision_on, trained_flips
 from segsweep.opened import open_finished
 from segsweep.predict import TTA
 from segsweep.predict.georeference import Georeference, read_georeference
@@ -88,8 +88,10 @@ class Predictor:
         run: its folder.
         trust: exact names of model classes outside of segsweep that may be built.
         others: folders of runs of the same data; probabilities are averaged.
-        tta: test-time augmentation: ``flips`` (those that the run was trained with, else left and right), ``scales``
-            (0.75, 1 and 1.25) or ``flips+scales``; None: the image as it is.
+        tta: test-time augmentation: ``flips``, ``scales`` (0.75, 1 and 1.25) or ``flips+scales``; None: the image as it
+            is.
+        flips: of ``h`` (left and right), ``v`` (up and down) and ``hv`` (both), besides none; None: those that the run
+            was trained with.
         tile: (h, w) in pixels of overlapping tiles; ``"never"``: whole images whatever memory that takes; None: as the
             run was tested, and 512x512 for what is too large for one piece.
         overlap: share of a tile that the next one covers again; None: as the run was tested.
@@ -116,6 +118,7 @@ class Predictor:
         *,
         others: Sequence[str | os.PathLike[str]] = (),
         tta: str | None = None,
+        flips: Sequence[str] | None = None,
         tile: tuple[int, int] | str | None = None,
         overlap: float | None = None,
         device: str = "auto",
@@ -124,7 +127,7 @@ class Predictor:
         exif: str | None = None,
         max_pixels: float | None = None,
     ) -> None:
-        _check(tta, tile, overlap)
+        _check(tta, flips, tile, overlap)
         self.notes: list[str] = []
         where = pick_device(device)
         self.runs = [open_finished(Path(folder), trust) for folder in (run, *others)]
@@ -134,7 +137,7 @@ class Predictor:
         self.reading = Reading.of_run(first.data_node, first.spec.in_channels, **said)
         self.ensemble = Ensemble.of_runs(
             self.runs,
-            flips=self._flips() if tta and "flips" in tta else ("",),
+            flips=self._flips(flips) if tta and "flips" in tta else ("",),
             scales=SCALES if tta and "scales" in tta else (1.0,),
             tile=tile,
             overlap=overlap,
@@ -175,20 +178,26 @@ class Predictor:
         answer = self.ensemble.answer(pixels)
         return Prediction(answer.classes(), self.class_names, self.colours, pixels, answer, place)
 
-    def _flips(self) -> tuple[str, ...]:
+    def _flips(self, wanted: Sequence[str] | None) -> tuple[str, ...]:
+        """Those to average over, the image as it is among them."""
+        if wanted:
+            return ("", *(flip for flip in FLIPS if flip in wanted and flip))
         flips = trained_flips(self.runs[0].record)
-        if len(flips) > 1:
-            return flips
-        self.notes.append(
-            f"{self.runs[0].name} was trained without flips (augment.hflip, augment.vflip): it is shown images left to "
-            "right now, which may make it worse. Compare with segsweep-evaluate"
-        )
-        return ("", "h")
+        if len(flips) == 1:
+            self.notes.append(
+                f"{self.runs[0].name} was trained without flips (augment.hflip, augment.vflip), so it is shown none. "
+                "--flips h shows it each image left to right as well; segsweep-evaluate says whether that helps"
+            )
+        return flips
 
 
-def _check(tta: str | None, tile: tuple[int, int] | str | None, overlap: float | None) -> None:
+def _check(
+    tta: str | None, flips: Sequence[str] | None, tile: tuple[int, int] | str | None, overlap: float | None
+) -> None:
     if tta is not None and tta not in TTA:
         raise ConfigError(f"tta={tta} is none of {', '.join(TTA)}")
+    if flips and ("flips" not in (tta or "") or not FLIPS.keys() >= set(flips)):
+        raise ConfigError(f"flips={' '.join(flips)}: some of h, v and hv, together with --tta flips or flips+scales")
     if isinstance(tile, str) and tile != "never":
         raise ConfigError(f"tile={tile}: give height and width in pixels, or 'never'")
     if tile is not None and not isinstance(tile, str) and (len(tile) != 2 or min(tile) < 1):
