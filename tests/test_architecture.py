@@ -132,6 +132,10 @@ LIGHT = [
     "sweep.progress",
     "doctor",
     "__main__",
+    "predict",
+    "predict.command",
+    "predict.inputs",
+    "predict.names",
 ]
 
 
