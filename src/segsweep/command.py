@@ -182,6 +182,15 @@ def _no_warning_instead() -> Iterator[None]:
         stop(["the config cannot be checked, which is a defect of segsweep: " + traceback.format_exc()])
 
 
+def as_folders(arguments: list[str]) -> list[str]:
+    """Quotes a folder of ``init_from`` as Hydra wants it: those of jobs have commas in their names."""
+    return [
+        f"{key}={written(value)}" if key in ("init_from", "+init_from") and Path(value).is_dir() else argument
+        for argument in arguments
+        for key, _, value in [argument.partition("=")]
+    ]
+
+
 def as_axes(arguments: list[str]) -> list[str]:
     """Makes a sweep's overrides of single values axes of one value: ``model.heads=2`` -> ``model.heads=choice(2)``.
 
