@@ -192,15 +192,14 @@ def compare(own: Shapes, theirs: Shapes, num_classes: tuple[int, int]) -> tuple[
     differing: list[str] = []
     left: list[str] = []
     for name, shape in own.items():
-        if name not in theirs:
-            differing.append(f"{name} {list(shape)} is not in it")
-        elif theirs[name] != shape:
-            pairs = list(zip(shape, theirs[name], strict=False))
-            is_classes = len(shape) == len(theirs[name]) and all(a == b or (a, b) == num_classes for a, b in pairs)
-            if is_classes:
-                left.append(name)
-            else:
-                differing.append(f"{name} is {list(theirs[name])} there and {list(shape)} here")
+        there = theirs.get(name, shape)
+        if there == shape:
+            continue
+        if len(shape) == len(there) and all(a == b or (a, b) == num_classes for a, b in zip(shape, there, strict=True)):
+            left.append(name)
+        else:
+            differing.append(f"{name} is {list(there)} there and {list(shape)} here")
+    differing += [f"{name} {list(shape)} is not in it" for name, shape in own.items() if name not in theirs]
     differing += [
         f"{name[:100]} {list(shape)} is not in this model" for name, shape in theirs.items() if name not in own
     ]
