@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
-from segsweep.config import arguments, has_teacher, make
+from segsweep.config import make_model, stages_with
 from segsweep.initial import KEY, compare, look_at, model_target, other_architecture, shapes_in
 
 
@@ -14,7 +14,7 @@ def initial_mistakes(plain: dict[str, Any]) -> Iterator[str]:
         plain: all groups, found correct by themselves.
     """
     yield from _pruning_mistakes(plain)
-    source, teaches = plain.get(KEY), has_teacher(plain)
+    source, teaches = plain.get(KEY), stages_with(plain, "takes_teacher")
     if source is None:
         if teaches:
             yield f"the regime learns from a teacher: give the folder of its completed run, {KEY}=RUN"
@@ -40,7 +40,7 @@ def _shapes_of_model(plain: dict[str, Any]) -> dict[str, tuple[int, ...]] | None
 
     try:
         with torch.device("meta"):
-            model = make(arguments(plain, "model"))
+            model = make_model(plain["model"])
     except Exception:  # the model is told about where it is tried itself
         return None
     return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
@@ -65,18 +65,13 @@ def _unfit_teacher(source: dict[str, Any], plain: dict[str, Any]) -> Iterator[st
 
 
 def _pruning_mistakes(plain: dict[str, Any]) -> Iterator[str]:
-    from hydra.utils import get_class
-
-    stages = plain["regime"].get("stages") or {}
-    nodes = {name: stage.get("objective") or {} for name, stage in stages.items()}
-    prunes = [name for name, node in nodes.items() if getattr(get_class(node["_target_"]), "prunes", False)]
-    trainer = plain["trainer"]
+    prunes, trainer = stages_with(plain, "prunes"), plain["trainer"]
     if not prunes:
         return
     if trainer.get("ema") is not None:
         yield "trainer.ema: averages bring back weights that are pruned. Set it to null under this regime"
     if trainer.get("strategy") == "fsdp":
         yield "trainer.strategy=fsdp: no process has all weights to choose from. Use trainer=ddp under this regime"
-    if prunes[-1] != list(stages)[-1]:
+    if prunes[-1] != list(plain["regime"]["stages"])[-1]:
         hint = "Let the last one have the objective segsweep.objectives.SegmentPruned"
         yield f"regime.stages: what is pruned in {prunes[-1]} grows again in the stages after it. {hint}"

@@ -253,7 +253,8 @@ class BestWeights(Checkpoint):
         Raises:
             ValueError: the file is damaged.
         """
-        task.model, _ = task.objective.kept(task.model, self.model, self.build)
+        model, _ = task.objective.kept(task.model, self.model, self.build)
+        task.model = model.to(memory_format=torch.channels_last)  # as it was trained
         task.model.load_state_dict(load(read_hashed(self.folder / "best.safetensors")))
 
     def write(self, trainer: pl.Trainer) -> None:

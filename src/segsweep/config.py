@@ -172,13 +172,13 @@ class Parts:
         return next((callback.ends_as for callback in self.pruning), "completed")
 
 
-def has_teacher(plain: dict[str, Any]) -> bool:
-    """Whether ``init_from`` names whom to learn from, and not what to begin as: a stage of the regime decides."""
+def stages_with(plain: dict[str, Any], what: str) -> list[str]:
+    """Names of the stages whose objective says so of itself: that it ``takes_teacher``, or ``prunes``."""
     from hydra.utils import get_class
 
     stages = plain["regime"].get("stages") or {}
-    targets = [(stage.get("objective") or {}).get("_target_") for stage in stages.values()]
-    return any(getattr(get_class(target), "takes_teacher", False) for target in targets if target)
+    targets = {name: (stage.get("objective") or {}).get("_target_") for name, stage in stages.items()}
+    return [name for name, target in targets.items() if target and getattr(get_class(target), what, False)]
 
 
 def build_model(plain: dict[str, Any]) -> nn.Module:
@@ -193,7 +193,8 @@ def build_model(plain: dict[str, Any]) -> nn.Module:
 
     torch.manual_seed(mix(plain["seed"], "weights"))
     model = make_model(plain["model"])
-    if plain.get("init_from") is not None and not has_teacher(plain):
+    # A run that learns from a teacher names whom to learn from, and not what to begin as.
+    if plain.get("init_from") is not None and not stages_with(plain, "takes_teacher"):
         initial.load_into(model, plain["init_from"], plain["data"]["class_names"])
     return model
 

@@ -218,9 +218,10 @@ def test(run: Run, parts: Parts, plain: dict[str, Any]) -> None:
         last |= {key.replace("test_last/", "test/"): value for key, value in scores.items()}
     parts.best.restore(parts.task)
     if parts.task.objective.prunes:
-        run.save(
-            sparsity=cost.sparsity(parts.task.model, run.record["parameters"]), **describe(parts.task.model, plain)
-        )
+        before = run.record["parameters"]
+        is_smaller = cost.count_parameters(parts.task.model) < before
+        smaller = describe(parts.task.model, plain) if is_smaller else {}
+        run.save(sparsity=cost.sparsity(parts.task.model, before), **smaller)
     parts.task.test_stage = "test"
     if parts.board.pr_curves:
         parts.task.score_counts = ScoreCounts(parts.data.spec.num_classes, parts.data.spec.ignore_index)
