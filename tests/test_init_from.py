@@ -58,9 +58,7 @@ def test_no_path_of_it_is_written(finished, start, composer):
     folder = start("run", NARROW, init(finished))
     for file in (file for file in folder.rglob("*") if file.is_file()):
         assert str(finished.parent).encode() not in file.read_bytes(), file
-    assert yaml.safe_load((folder / "config.yaml").read_text())["init_from"] == "model=unet,seed=0"
-    assert initial.portable([init(finished), "seed=0"]) == ["init_from=model=unet,seed=0", "seed=0"]
-    assert initial.portable(["init_from=outputs/runs/a"]) == ["init_from=outputs/runs/a"]
+    assert yaml.safe_load((folder / "config.yaml").read_text())["init_from"] == "<path>/model=unet,seed=0"
 
 
 def test_a_start_is_known_by_its_weights_and_not_by_its_place(finished, copied, composer):

@@ -117,11 +117,6 @@ def nameable(override: str) -> str:
     return f"{KEY}={name}" if key.lstrip("+") == KEY and name else override
 
 
-def portable(overrides: Sequence[str]) -> list[str]:
-    """Overrides without an absolute path in ``init_from``, which would tell about the machine they were typed on."""
-    return [nameable(text) if re.match(rf"\+*{KEY}=[\"']?[/~]", text) else text for text in overrides]
-
-
 def load_into(model: "nn.Module", source: Any, class_names: Sequence[str]) -> None:
     """Gives a model the weights of the run, all but a classifier of another number of classes.
 

@@ -65,7 +65,7 @@ def origin_of(choices: Mapping[str, str | None], overrides: Sequence[str], sweep
         sweep: its name, None for a single run.
     """
     ours = {key: choice for key, choice in choices.items() if "/" not in key and choice is not None}
-    return {"choices": ours, "overrides": redact_overrides(initial.portable(overrides)), "sweep": sweep}
+    return {"choices": ours, "overrides": redact_overrides(overrides), "sweep": sweep}
 
 
 def run_job(cfg: DictConfig, folder: Path, origin: dict[str, Any]) -> float | None:
@@ -317,8 +317,5 @@ def _metrics(line: dict[str, Any]) -> dict[str, float | None]:
 
 
 def config_text(cfg: DictConfig) -> str:
-    """The composed config with its interpolations, secrets redacted, and without the place of ``init_from``."""
-    content: dict[str, Any] = OmegaConf.to_container(cfg, resolve=False)  # type: ignore[assignment]
-    if content.get("init_from"):
-        content["init_from"] = initial.portable([f"init_from={content['init_from']}"])[0].partition("=")[2]
-    return OmegaConf.to_yaml(OmegaConf.create(redact(content)))
+    """The composed config with its interpolations, secrets redacted."""
+    return OmegaConf.to_yaml(OmegaConf.create(redact(OmegaConf.to_container(cfg, resolve=False))))

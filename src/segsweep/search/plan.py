@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from segsweep import initial, journal
+from segsweep import journal
 from segsweep.composer import Composer
 from segsweep.config import is_silent
 from segsweep.halving import SuccessiveHalving
@@ -91,7 +91,7 @@ def make_plan(
         raise ConfigError("\n".join(dict.fromkeys(lines)))
     about = {
         "space": {dimension.name: str(dimension) for dimension in space.dimensions},
-        "fixed": {key: redact_overrides(initial.portable([text]))[0] for key, text in space.fixed.items() if not is_silent(key)},
+        "fixed": {key: redact_overrides([text])[0] for key, text in space.fixed.items() if not is_silent(key)},
         "objectives": objectives,
         "directions": list(finding.directions),
         **{key: settings.get(key) for key in ("sampler", "pruner", "seed")},
