@@ -1,0 +1,159 @@
+"""Reads images as the run's training saw them: same channels, range and size."""
+
+import glob
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from segsweep.data.images import to_image, turn_upright
+from segsweep.data.rasters import open_raster
+from segsweep.report.printable import printable
+from segsweep.run import ConfigError
+from segsweep.types import DataSpec
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".npy")
+MOST_PIXELS = 1 << 20  # of an image that is explained whole: what gradients keep of it takes gigabytes
+_MOST_READ = 64_000_000  # pixels of a file, as in conf/data
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One image to explain.
+
+    Attributes:
+        name: fit to be printed, unique among those given, and harmless in a file name.
+        path: of the file.
+        image: (1, C, h, w) float32, standardised, at the size the run was trained on.
+        native: (H, W) in pixels of the upright image in the file.
+    """
+
+    name: str
+    path: Path
+    image: Tensor
+    native: tuple[int, int]
+
+
+def find_images(given: Sequence[str]) -> list[Path]:
+    """Files, the images of folders, and patterns; each file once.
+
+    Raises:
+        ConfigError: something is not there, or a folder holds no image.
+    """
+    found: list[Path] = []
+    for text in given:
+        path = Path(text)
+        if path.is_dir():
+            inside = [p for p in sorted(path.iterdir()) if p.suffix.lower() in SUFFIXES and not p.name.startswith(".")]
+            if not inside:
+                raise ConfigError(f"{text} holds no image ({', '.join(SUFFIXES)}). Give image files or their folder")
+            found += inside
+        elif path.exists():
+            found.append(path)
+        elif matches := sorted(glob.glob(text)):
+            found += map(Path, matches)
+        else:
+            raise ConfigError(f"{text} does not exist. Give image files, or folders that hold them")
+    return list(dict.fromkeys(found))
+
+
+def read_samples(paths: Sequence[Path], spec: DataSpec, fit: str, node: Mapping[str, Any]) -> list[Sample]:
+    """Reads images; names are their stems, numbered where two are equal.
+
+    Args:
+        paths: of the files.
+        spec: facts of the run's data.
+        fit: ``stretch`` or ``pad``.
+        node: config of the run's data, for how files are read: ``scale``, ``alpha``, ``exif``, ``page``.
+
+    Raises:
+        ConfigError: the config of the data says what cannot be.
+        Problem: a file cannot be used as it is.
+    """
+    samples: list[Sample] = []
+    taken: set[str] = set()
+    for path in paths:
+        pixels = _read(path, spec, node)
+        image = fitted(pixels, spec, fit)
+        _refuse_large(image, path)
+        name = _free(_plain(path.stem), taken)
+        taken.add(name)
+        samples.append(Sample(name, path, standardised(image, spec), (pixels.shape[0], pixels.shape[1])))
+    return samples
+
+
+def fitted(image: NDArray[np.uint8], spec: DataSpec, fit: str) -> NDArray[np.uint8]:
+    """Brings (H, W, C) to the size of training, as the data cache does: bilinear, with antialiasing."""
+    own = (image.shape[0], image.shape[1])
+    size = spec.size or own
+    if fit == "pad" and spec.size is not None:  # keeps the aspect ratio
+        scale = min(size[0] / own[0], size[1] / own[1])
+        size = (max(1, round(own[0] * scale)), max(1, round(own[1] * scale)))
+    if own == size:
+        return image
+    picture = Image.fromarray(image.squeeze(-1) if image.shape[2] == 1 else image)
+    resized = picture.resize((size[1], size[0]), Image.Resampling.BILINEAR)
+    return np.asarray(resized).reshape(*size, -1)
+
+
+def standardised(image: NDArray[np.uint8], spec: DataSpec) -> Tensor:
+    """(h, w, C) uint8 -> (1, C, h, w) float32."""
+    mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in (spec.mean, spec.std))
+    return (torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].float() / 255 - mean) / std
+
+
+def _read(path: Path, spec: DataSpec, node: Mapping[str, Any]) -> NDArray[np.uint8]:
+    page = node.get("page")
+    raster = open_raster(path, str(path), page if isinstance(page, int) else 0, _MOST_READ)
+    image = to_image(raster, str(path), spec.in_channels, _scale(node.get("scale")), _alpha(node.get("alpha")))
+    # Somebody's photograph has no mask that tells how it is to be turned: upright is how it was meant.
+    return turn_upright(image, 1 if node.get("exif") == "ignore" else raster.orientation)
+
+
+def _scale(value: Any) -> tuple[float, float] | None:
+    if value is None:
+        return None
+    is_pair = isinstance(value, list | tuple) and len(value) == 2
+    if is_pair and all(type(v) in (int, float) and np.isfinite(v) for v in value) and value[0] < value[1]:
+        return float(value[0]), float(value[1])
+    raise ConfigError(f"record.json: config.data.scale={printable(str(value))[:100]} is no rising pair of numbers")
+
+
+def _alpha(value: Any) -> str | None:
+    if value in (None, "drop", "composite"):
+        return None if value is None else str(value)
+    raise ConfigError(f"record.json: config.data.alpha={printable(str(value))[:100]} is neither drop nor composite")
+
+
+def _refuse_large(image: NDArray[np.uint8], path: Path) -> None:
+    height, width = image.shape[:2]
+    if height * width > MOST_PIXELS:
+        raise ConfigError(
+            f"{path} has {width}x{height} = {height * width:,} pixels and the run was trained without a size "
+            f"(data.size=null): more than {MOST_PIXELS:,} are not explained in one piece. Crop the part in question"
+        )
+
+
+def _plain(stem: str) -> str:
+    """A name that is harmless in files, on pages and in terminals."""
+    return "".join(c if c.isalnum() or c in "-_.+= " else "_" for c in printable(stem))[:80].strip(" .") or "image"
+
+
+def _free(name: str, taken: set[str]) -> str:
+    number = 2
+    candidate = name
+    while candidate in taken:
+        candidate, number = f"{name}-{number}", number + 1
+    return candidate
+
+
+def shown_path(path: Path) -> str:
+    """A path for messages, relative where that is shorter."""
+    return min(str(path), os.path.relpath(path), key=len)
