@@ -30,6 +30,10 @@ FILE = "test_confusion.npz"
 _MOST_BYTES = 1 << 30  # of the whole file, which holds confusion matrices of all test images, too
 _MOST_COUNTS = 1 << 28  # bytes of the counts alone
 _MOST_READ = 64_000_000
+# What NumPy and zipfile raise for damaged files.
+_DAMAGE = (
+    OSError, ValueError, LookupError, EOFError, TypeError, SyntaxError, RuntimeError, zipfile.BadZipFile, zlib.error,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -70,7 +74,7 @@ def of_test_split(folder: Path) -> Calibration | str:
     data = read_bytes(folder, FILE, _MOST_BYTES)
     try:
         counts = _member(data, "calibration.npy")
-    except (OSError, ValueError, KeyError, EOFError, TypeError, SyntaxError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
+    except _DAMAGE as error:
         raise ConfigError(f"{shown} is not what a run writes ({printable(str(error))[:200]})") from None
     if counts is None:
         return f"calibration is left out: {shown} is of an older version. Give images with --masks DIR"
@@ -101,9 +105,9 @@ def of_images(
     labels = Labels(
         spec.class_names,
         spec.ignore_index,
-        *(node.get(key) if isinstance(node.get(key), dict) else None for key in ("label_map",)),
-        node["threshold"] if isinstance(node.get("threshold"), int | float) else None,
-        node["palette"] if isinstance(node.get("palette"), dict) else None,
+        label_map if isinstance(label_map := node.get("label_map"), dict) else None,
+        threshold if isinstance(threshold := node.get("threshold"), int | float) else None,
+        palette if isinstance(palette := node.get("palette"), dict) else None,
     )
     if not masks.is_dir():
         raise ConfigError(f"--masks {masks} is not a folder. Give the folder of masks with the stems of the images")

@@ -5,6 +5,7 @@ reaches exactly the outputs that depend on it, and the ends of what is seen are 
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -49,7 +50,7 @@ def _length(model: nn.Module, channels: int, size: tuple[int, int], axis: int) -
     while True:
         shape = (1, channels, *canvas)
         try:
-            ends = [_free(lambda k, end=end: _reaches(model, shape, axis, k, end), canvas[axis]) for end in (0, 1)]
+            ends = [_free(partial(_reaches, model, shape, axis, end), canvas[axis]) for end in (0, 1)]
         except (ValueError, RuntimeError):  # a model for one size
             return None, canvas[axis] // 2 if canvas[axis] > size[axis] else size[axis]
         if min(ends) > 0:
@@ -70,7 +71,7 @@ def _free(reaches: Callable[[int], bool], length: int) -> int:
     return low
 
 
-def _reaches(model: nn.Module, shape: tuple[int, ...], axis: int, num: int, end: int) -> bool:
+def _reaches(model: nn.Module, shape: tuple[int, ...], axis: int, end: int, num: int) -> bool:
     image = torch.zeros(shape)
     length = shape[axis - 2]
     image.narrow(axis - 2, 0 if end == 0 else length - num, num).fill_(torch.nan)

@@ -90,4 +90,5 @@ def ensemble_doubt(models: Sequence[nn.Module], image: Tensor) -> Doubt:
 
 def _entropy(probability_KHW: Tensor) -> Tensor:
     classes = max(2, len(probability_KHW))
-    return -torch.special.xlogy(probability_KHW, probability_KHW).sum(dim=0) / log(classes)
+    nats: Tensor = -torch.special.xlogy(probability_KHW, probability_KHW).sum(dim=0)
+    return nats / log(classes)
