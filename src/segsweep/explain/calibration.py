@@ -4,7 +4,7 @@ import io
 import os
 import zipfile
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -87,13 +87,17 @@ def of_test_split(folder: Path) -> Calibration | str:
 
 
 def of_images(
-    samples: Sequence[Sample], logits: Sequence[Tensor], masks: Path, spec: DataSpec, node: Mapping[str, Any]
+    samples: Sequence[Sample],
+    score: Callable[[Tensor], Tensor],
+    masks: Path,
+    spec: DataSpec,
+    node: Mapping[str, Any],
 ) -> Calibration:
     """Counts images that have a mask of the same stem in a folder, at the masks' own size.
 
     Args:
         samples: images.
-        logits: (1, K, h, w) of each.
+        score: image (1, C, h, w) -> logits (1, K, h, w).
         masks: folder.
         spec: classes of the data.
         node: config of the run's data, for what mask values mean.
@@ -115,13 +119,13 @@ def of_images(
     for path in sorted(masks.iterdir()):
         files.setdefault(path.stem, []).append(path)
     total, num = np.zeros((NUM_BINS, 3)), 0
-    for sample, scores in zip(samples, logits, strict=True):
+    for sample in samples:
         found = files.get(sample.path.stem, [])
         if len(found) > 1:
             raise ConfigError(f"--masks: {found[0]} and {found[1].name} both are masks of {sample.path.name}. Keep one")
         if found:
             mask = _mask(found[0], labels, sample)
-            total += count(scores, mask, spec.ignore_index)
+            total += count(score(sample.image), mask, spec.ignore_index)
             num += 1
     if num == 0:
         raise ConfigError(f"--masks {masks}: no mask has the stem of an image, e.g. {samples[0].path.stem}.png")
