@@ -50,9 +50,7 @@ def reliability(calibration: Calibration) -> Figure:
 
 def filling(fields: Sequence[Field]) -> Figure:
     """Share of the sensitivity within squares around the point, a line for each model."""
-    marks = [
-        Mark(f.name, f.name, clipped(f.name, CHART_LETTERS), slot) for slot, f in enumerate(fields)
-    ]
+    marks = [Mark(f.name, f.name, clipped(f.name, CHART_LETTERS), slot) for slot, f in enumerate(fields)]
     curves = [[(float(2 * r + 1), held) for r, held in enumerate(f.reach())] for f in fields]
     sides = [x for curve in curves for x, _ in curve]
     longest = max(len(f.name) for f in fields) if len(fields) > 1 else 0
@@ -81,9 +79,7 @@ def _axes() -> list[str]:
     parts.append(text("confidence", _LEFT + _SIDE / 2, _TOP + _SIDE + 27, "title", "middle"))
     middle = _TOP + _SIDE / 2
     turned = f"rotate(-90 8 {middle:.1f})"
-    parts.append(
-        element("text", "accuracy", x=8.0, y=middle, class_="title", text_anchor="middle", transform=turned)
-    )
+    parts.append(element("text", "accuracy", x=8.0, y=middle, class_="title", text_anchor="middle", transform=turned))
     return parts
 
 

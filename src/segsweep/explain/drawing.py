@@ -27,8 +27,8 @@ def photo(image: Tensor, spec: DataSpec) -> Picture:
     """Back from a standardised image (1, C, H, W)."""
     mean, std = (np.array(values)[:, None, None] for values in (spec.mean, spec.std))
     intensity = (image[0].numpy() * std + mean).clip(0, 1)
-    picture = np.rint(intensity * 255).astype(np.uint8).transpose(1, 2, 0)
-    shown: Picture = np.array(np.broadcast_to(picture, (*picture.shape[:2], 3)))
+    picture = np.rint(intensity * 255).transpose(1, 2, 0)
+    shown: Picture = np.array(np.broadcast_to(picture, (*picture.shape[:2], 3)), np.uint8)
     return shown
 
 
@@ -36,7 +36,8 @@ def classes(photo: Picture, prediction: NDArray[np.integer], colours: NDArray[np
     """Predicted classes in their colours over the image, which stays visible where class 0 is."""
     painted = colours[prediction].astype(np.float64)
     share = np.where(prediction == 0, 0.25, 0.65)[..., None]
-    return (photo * (1 - share) + painted * share).astype(np.uint8)
+    mixed: Picture = (photo * (1 - share) + painted * share).astype(np.uint8)
+    return mixed
 
 
 def outlined(picture: Picture, region: NDArray[np.bool_]) -> Picture:
@@ -94,7 +95,8 @@ def png(picture: Picture) -> bytes:
 
 
 def _factor(picture: Picture) -> int:
-    return max(1, -(-_MIN_SIDE // max(picture.shape[0], picture.shape[1])))
+    longer = int(max(picture.shape[:2]))
+    return max(1, -(-_MIN_SIDE // longer))
 
 
 def _grey(photo: Picture) -> NDArray[np.float64]:

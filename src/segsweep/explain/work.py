@@ -192,9 +192,7 @@ def _field(run: OpenedRun, images: Sequence[Tensor], point: tuple[int, int] | No
     return Field(run.name, family, *found, len(images), extent)
 
 
-def _calibrate(
-    findings: Findings, samples: Sequence[Sample], models: Sequence[nn.Module], masks: Path | None
-) -> None:
+def _calibrate(findings: Findings, samples: Sequence[Sample], models: Sequence[nn.Module], masks: Path | None) -> None:
     run = findings.run
     counted = of_test_split(run.folder)
     if isinstance(counted, str):
