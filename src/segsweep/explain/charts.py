@@ -7,7 +7,8 @@ from segsweep.explain.calibration import Calibration
 from segsweep.explain.field import Field
 from segsweep.report.charts.figure import Figure
 from segsweep.report.charts.plot import CHART_LETTERS, Axis, Mark, Plot
-from segsweep.report.charts.svg import clipped, element, text, title
+from segsweep.report.charts.svg import element, text, title
+from segsweep.report.page.roster import abbreviated, short_names
 
 _WIDTH, _TOP, _SIDE, _LEFT = 372.0, 10.0, 250.0, 46.0  # user units: a square with bars, counts below
 _COUNTS, _GAP = 52.0, 34.0
@@ -42,18 +43,22 @@ def reliability(calibration: Calibration) -> Figure:
         aria_label=f"Reliability diagram of {calibration.about}",
     )  # fmt: skip
     caption = (
-        f"{int(pixels.sum()):,} pixels of {calibration.num_images:,} images in {NUM_BINS} equal bins. Dashed: confidence "
-        "is accuracy. Orange: more confident than right, green: less. Below: how many pixels a bin has."
+        f"{int(pixels.sum()):,} pixels of {calibration.num_images:,} images in {NUM_BINS} equal bins. Dashed: "
+        "confidence is accuracy. Orange: more confident than right, green: less. Below: how many pixels a bin has."
     )
     return Figure(f"Reliability: {calibration.about}", svg, caption)
 
 
 def filling(fields: Sequence[Field]) -> Figure:
     """Share of the sensitivity within squares around the point, a line for each model."""
-    marks = [Mark(f.name, f.name, clipped(f.name, CHART_LETTERS), slot) for slot, f in enumerate(fields)]
+    labels = short_names([field.name.replace(",", " ") for field in fields])
+    marks = [
+        Mark(field.name, label, abbreviated(label, CHART_LETTERS), slot)
+        for slot, (field, label) in enumerate(zip(fields, labels, strict=True))
+    ]
     curves = [[(float(2 * r + 1), held) for r, held in enumerate(f.reach())] for f in fields]
     sides = [x for curve in curves for x, _ in curve]
-    longest = max(len(f.name) for f in fields) if len(fields) > 1 else 0
+    longest = max(map(len, labels)) if len(fields) > 1 else 0
     plot = Plot(
         Axis("side of the square around the point, pixels", sides),
         Axis("share of the sensitivity", [0.0, 1.0], limits=(0, 1)),

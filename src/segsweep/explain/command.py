@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
     from segsweep.explain.findings import Findings, Settings
     from segsweep.explain.images import Sample
-    from segsweep.opened import OpenedRun
 
 _PARTS = ("attribution", "receptive-field", "uncertainty", "calibration")
 _METHODS = ("grad-cam", "integrated-gradients", "occlusion")
@@ -113,8 +112,10 @@ def _print(findings: "Findings", samples: "Sequence[Sample]", out: Path) -> None
     print(f"{findings.run.name}: {num} image{'' if num == 1 else 's'}")
     for image in findings.images:
         print(printable(f"  {image.sample.name}: {image.target.name}, {image.target.about}"))
-    for line in [*sentences(findings), *findings.notes]:
-        print(printable(f"  {line}"))
+    for said in sentences(findings):
+        print(printable(f"  {said.subject}: {said.text}"))
+    for note in findings.notes:
+        print(printable(f"  {note}"))
     print(f"written: {out}/index.html, images/*.png, explain.json")
     print(f"written: {out}/events.out.tfevents.*, pictures for: tensorboard --logdir {shlex.quote(str(out))}")
 

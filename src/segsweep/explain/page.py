@@ -8,15 +8,16 @@ from pathlib import Path
 from segsweep.explain.charts import filling, reliability
 from segsweep.explain.drawing import Picture, png
 from segsweep.explain.findings import Explained, Findings
-from segsweep.explain.panes import Pane, extent_text
+from segsweep.explain.panes import TITLES, Pane, extent_short, extent_text
 from segsweep.explain.work import agreement
-from segsweep.report.charts.figure import Figure
 from segsweep.report.page.write import TEMPLATES as REPORT_TEMPLATES
 from segsweep.report.page.write import environment
 from segsweep.report.table import Table
 
 _TEMPLATES = Path(__file__).parent / "templates"
 _MOST_CHIPS = 12
+_IN_A_ROW = 6
+_CLOSE = 0.05  # of a sum to what it should be
 _SIDE = 480  # pixels of an embedded picture, longer side
 
 
@@ -48,6 +49,12 @@ class Part:
     about: str
     chips: list[Chip]
     panes: list[Shown]
+
+    @property
+    def columns(self) -> int:
+        """Pictures beside each other: all, or two full rows."""
+        num = len(self.panes)
+        return num if num <= _IN_A_ROW else -(-num // 2)
 
 
 @dataclass(frozen=True)
@@ -94,37 +101,58 @@ def page(findings: Findings, panes: Sequence[Sequence[Pane]], fields: Sequence[P
     )
 
 
-def sentences(findings: Findings) -> list[str]:
+@dataclass(frozen=True)
+class Finding:
+    """A sentence: of what, and what."""
+
+    subject: str
+    text: str
+
+
+def sentences(findings: Findings) -> list[Finding]:
     """What was found, in words; for the top of the page and for the terminal."""
+    return [*_said_of_maps(findings), *_said_of_fields(findings), *_said_of_calibration(findings)]
+
+
+def _said_of_maps(findings: Findings) -> list[Finding]:
     said = []
-    for method, value in agreement(findings).items():
-        verdict = _verdict(value)
-        said.append(
-            f"{method}: its maps are {value:+.2f} alike with those of random weights (rank correlation): {verdict}"
-        )
     gaps = [found.gap for image in findings.images for found in image.maps.values() if found.gap is not None]
     if gaps:
-        more = "" if max(gaps) < 0.05 else "; raise --steps for a closer sum"
-        said.append(f"integrated gradients add up to the change of the output within {max(gaps):.1%}{more}")
-    for field in findings.fields:
-        half, most = (field.side(share) for share in (0.5, 0.9))
-        said.append(
-            f"{field.name}: half of what moves the prediction at {_point(findings)} lies within {half}x{half} pixels, "
-            f"90 % within {most}x{most}; it {extent_text(field)}"
+        more = "" if max(gaps) < _CLOSE else "; raise --steps for a closer sum"
+        text = f"add up to the change of the output within {max(gaps):.1%}{more}"
+        said.append(Finding(TITLES["integrated-gradients"], text))
+    for method, value in agreement(findings).items():
+        text = f"rank correlation with its maps under random weights {value:+.2f}: {_verdict(value)}"
+        said.append(Finding(TITLES[method], text))
+    return said
+
+
+def _said_of_fields(findings: Findings) -> list[Finding]:
+    return [
+        Finding(
+            f.name,
+            f"half of what moves the prediction at {_point(findings)} lies within {f.side(0.5)}x{f.side(0.5)} pixels, "
+            f"90 % within {f.side(0.9)}x{f.side(0.9)}; it {extent_text(f)}",
         )
-    for calibration in findings.calibrations:
-        over = calibration.overconfidence
-        lean = f"confidence is {abs(over):.1%} {'above' if over > 0 else 'below'} accuracy"
-        said.append(f"{calibration.about}: calibration error (ECE) {calibration.error:.4f}, {lean}")
+        for f in findings.fields
+    ]
+
+
+def _said_of_calibration(findings: Findings) -> list[Finding]:
+    said = []
+    for each in findings.calibrations:
+        over = each.overconfidence
+        lean = f"mean confidence is {abs(over):.1%} {'above' if over > 0 else 'below'} accuracy"
+        said.append(Finding(f"Calibration, {each.about}", f"expected error (ECE) {each.error:.4f}; {lean}"))
     return said
 
 
 def _verdict(value: float) -> str:
     if abs(value) < 0.3:
-        return "they show what was learnt"
+        return "they depend on what was learnt"
     if abs(value) < 0.6:
-        return "a part of them is the image itself, whatever was learnt"
-    return "much of them is the image itself, whatever was learnt: read them with care"
+        return "part of them follows from the image and the place alone"
+    return "much of them follows from the image and the place alone, so compare strengths, not outlines"
 
 
 def _about(image: Explained) -> str:
@@ -168,18 +196,18 @@ def _field_about(findings: Findings) -> str:
     views = f"{first.num_views} views of {first.num_images} image{'' if first.num_images == 1 else 's'}"
     shifted = ", shifted around" if first.num_views > first.num_images else ""
     return (
-        f"How much each pixel changes what is predicted at {_point(findings)}: mean size of the gradient of the logits, "
-        f"over {views}{shifted}. Colours are logarithmic, from a ten-thousandth of the strongest to the strongest."
+        f"How much each pixel changes what is predicted at {_point(findings)}: mean size of the gradient of the "
+        f"logits, over {views}{shifted}. Colours are logarithmic, from a ten-thousandth of the strongest to the strongest."
     )
 
 
 def _field_table(findings: Findings) -> Table:
-    header = ("run", "family", "50 % within", "90 % within", "95 % within", "theoretical")
+    header = ("run", "family", "50 % within", "90 % within", "95 % within", "at most")
     rows = [
-        (f.name, f.family, *(f"{f.side(s)}x{f.side(s)}" for s in (0.5, 0.9, 0.95)), extent_text(f))
+        (f.name, f.family, *(f"{f.side(s)}x{f.side(s)}" for s in (0.5, 0.9, 0.95)), extent_short(f))
         for f in findings.fields
     ]
-    return Table("", header, rows, ("run", "family", "theoretical"))
+    return Table("", header, rows, ("run", "family"))
 
 
 def _made(findings: Findings) -> list[Fact]:
@@ -209,6 +237,3 @@ def _small(picture: Picture) -> Picture:
     blocks = picture[:height, :width].reshape(height // step, step, width // step, step, 3)
     small: Picture = blocks.mean(axis=(1, 3)).astype(picture.dtype)
     return small
-
-
-__all__ = ["Figure", "page", "sentences"]

@@ -11,7 +11,7 @@ from segsweep.explain.field import Field
 from segsweep.explain.findings import Explained, Findings
 from segsweep.explain.uncertainty import Doubt
 
-_TITLES = {"grad-cam": "Seg-Grad-CAM", "integrated-gradients": "Integrated gradients", "occlusion": "Occlusion"}
+TITLES = {"grad-cam": "Seg-Grad-CAM", "integrated-gradients": "Integrated gradients", "occlusion": "Occlusion"}
 _DECADES = 4  # of sensitivity that are shown
 _HELD = 0.9
 
@@ -71,7 +71,7 @@ def panes(image: Explained, findings: Findings, top: Tops) -> list[Pane]:
     for method, found in image.maps.items():
         draw = heat if method == "grad-cam" else signed
         caption = _said(method, found, image.sanity.get(method), findings)
-        result.append(Pane(method, _TITLES[method], enlarged(draw(seen, found.values)), caption))
+        result.append(Pane(method, TITLES[method], enlarged(draw(seen, found.values)), caption))
     if image.doubt:
         caption = f"entropy of the softmax, mean {image.doubt.entropy.mean():.3f}; brightest: {top.entropy:.2f}"
         result.append(Pane("entropy", "Uncertainty", enlarged(level(image.doubt.entropy, top.entropy)), caption))
@@ -105,6 +105,14 @@ def extent_text(field: Field) -> str:
     return f"could see {height}x{width} pixels at most"
 
 
+def extent_short(field: Field) -> str:
+    """The theoretical receptive field for a table."""
+    extent = field.extent
+    if extent.height is None and extent.width is None:
+        return f"all of {extent.canvas[0]}x{extent.canvas[1]}"
+    return f"{extent.height or f'over {extent.canvas[0]}'}x{extent.width or f'over {extent.canvas[1]}'}"
+
+
 def _said(method: str, found: Attribution, sanity: float | None, findings: Findings) -> str:
     parts = []
     if method == "grad-cam":
@@ -114,7 +122,7 @@ def _said(method: str, found: Attribution, sanity: float | None, findings: Findi
     if method == "occlusion":
         parts.append(f"output falls by up to {max(0.0, float(found.values.max())):.3g}")
     if sanity is not None:
-        parts.append(f"{sanity:+.2f} alike with random weights")
+        parts.append(f"correlation with random weights {sanity:+.2f}")
     return "; ".join(parts)
 
 
@@ -124,13 +132,13 @@ def _disagreement(key: str, members: str, doubt: Doubt, top: float, top_entropy:
     return [
         Pane(
             f"{key}-entropy",
-            f"Uncertainty, {key}",
+            f"Uncertainty of the {members}",
             enlarged(level(doubt.entropy, top_entropy)),
             f"entropy of the mean {said}{doubt.entropy.mean():.3f}; brightest: {top_entropy:.2f}",
         ),
         Pane(
             f"{key}-disagreement",
-            f"Disagreement, {key}",
+            f"Disagreement of the {members}",
             enlarged(level(mutual, top)),
             f"mutual information {said}{mutual.mean():.4f}; brightest: {top:.3f}",
         ),
