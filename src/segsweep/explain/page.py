@@ -16,7 +16,7 @@ from segsweep.report.table import Table
 
 _TEMPLATES = Path(__file__).parent / "templates"
 _MOST_CHIPS = 12
-_IN_A_ROW = 6
+_WIDE = 2.0  # times as wide as high
 _CLOSE = 0.05  # of a sum to what it should be
 _SIDE = 480  # pixels of an embedded picture, longer side
 
@@ -49,12 +49,13 @@ class Part:
     about: str
     chips: list[Chip]
     panes: list[Shown]
+    is_wide: bool
 
     @property
     def columns(self) -> int:
-        """Pictures beside each other: all, or two full rows."""
-        num = len(self.panes)
-        return num if num <= _IN_A_ROW else -(-num // 2)
+        """Pictures beside each other: all, or full rows."""
+        num, most = len(self.panes), 3 if self.is_wide else 6
+        return -(-num // -(-num // most))
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,14 @@ def page(findings: Findings, panes: Sequence[Sequence[Pane]], fields: Sequence[P
     """
     run = findings.run
     parts = [
-        Part(f"i{number}", image.sample.name, _about(image), _chips(image, findings), [_shown(pane) for pane in each])
+        Part(
+            f"i{number}",
+            image.sample.name,
+            _about(image),
+            _chips(image, findings),
+            [_shown(pane) for pane in each],
+            _is_wide(each),
+        )
         for number, (image, each) in enumerate(zip(findings.images, panes, strict=True), start=1)
     ]
     return str(
@@ -90,6 +98,7 @@ def page(findings: Findings, panes: Sequence[Sequence[Pane]], fields: Sequence[P
             fields=[_shown(pane) for pane in fields],
             field_figure=filling(findings.fields) if findings.fields else None,
             field_table=_field_table(findings) if findings.fields else None,
+            fields_are_wide=_is_wide(fields),
             field_about=_field_about(findings),
             calibrations=[reliability(each) for each in findings.calibrations],
             notes=findings.notes,
@@ -155,6 +164,10 @@ def _verdict(value: float) -> str:
     return "much of them follows from the image and the place alone, so compare strengths, not outlines"
 
 
+def _is_wide(panes: Sequence[Pane]) -> bool:
+    return any(pane.picture.shape[1] > _WIDE * pane.picture.shape[0] for pane in panes)
+
+
 def _about(image: Explained) -> str:
     return f"why {image.target.name}: {image.target.about}"
 
@@ -193,11 +206,12 @@ def _field_about(findings: Findings) -> str:
     if not findings.fields:
         return ""
     first = findings.fields[0]
-    views = f"{first.num_views} views of {first.num_images} image{'' if first.num_images == 1 else 's'}"
-    shifted = ", shifted around" if first.num_views > first.num_images else ""
+    views = f"{first.num_images} image{'' if first.num_images == 1 else 's'}"
+    if first.num_views > first.num_images:
+        views = f"{first.num_views} views of {views}, shifted around"
     return (
         f"How much each pixel changes what is predicted at {_point(findings)}: mean size of the gradient of the "
-        f"logits, over {views}{shifted}. Colours are logarithmic, from a ten-thousandth of the strongest to the strongest."
+        f"logits, over {views}. Colours are logarithmic, from a ten-thousandth of the strongest to the strongest."
     )
 
 
