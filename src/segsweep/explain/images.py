@@ -1,7 +1,6 @@
 """Reads images as the run's training saw them: same channels, range and size."""
 
 import glob
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,10 +9,10 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 
 from segsweep.data.images import to_image, turn_upright
+from segsweep.data.pixels import fitted_size, resize_image, to_input
 from segsweep.data.rasters import open_raster
 from segsweep.report.printable import printable
 from segsweep.run import ConfigError
@@ -81,32 +80,18 @@ def read_samples(paths: Sequence[Path], spec: DataSpec, fit: str, node: Mapping[
     taken: set[str] = set()
     for path in paths:
         pixels = _read(path, spec, node)
-        image = fitted(pixels, spec, fit)
-        _refuse_large(image, path)
+        size = fitted_size((pixels.shape[0], pixels.shape[1]), spec, fit)
+        _refuse_large(size, path)
         name = _free(_plain(path.stem), taken)
         taken.add(name)
-        samples.append(Sample(name, path, standardised(image, spec), (pixels.shape[0], pixels.shape[1])))
+        samples.append(Sample(name, path, prepared(pixels, spec, fit), (pixels.shape[0], pixels.shape[1])))
     return samples
 
 
-def fitted(image: NDArray[np.uint8], spec: DataSpec, fit: str) -> NDArray[np.uint8]:
-    """Brings (H, W, C) to the size of training, as the data cache does: bilinear, with antialiasing."""
-    own = (image.shape[0], image.shape[1])
-    size = spec.size or own
-    if fit == "pad" and spec.size is not None:  # keeps the aspect ratio
-        scale = min(size[0] / own[0], size[1] / own[1])
-        size = (max(1, round(own[0] * scale)), max(1, round(own[1] * scale)))
-    if own == size:
-        return image
-    picture = Image.fromarray(image.squeeze(-1) if image.shape[2] == 1 else image)
-    resized = picture.resize((size[1], size[0]), Image.Resampling.BILINEAR)
-    return np.asarray(resized).reshape(*size, -1)
-
-
-def standardised(image: NDArray[np.uint8], spec: DataSpec) -> Tensor:
-    """(h, w, C) uint8 -> (1, C, h, w) float32."""
-    mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in (spec.mean, spec.std))
-    return (torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].float() / 255 - mean) / std
+def prepared(pixels: NDArray[np.uint8], spec: DataSpec, fit: str) -> Tensor:
+    """(H, W, C) uint8 of any size -> (1, C, h, w) float32 as the model takes it."""
+    resized = resize_image(pixels, fitted_size((pixels.shape[0], pixels.shape[1]), spec, fit))
+    return to_input(torch.from_numpy(np.array(resized))[None], spec).contiguous()
 
 
 def _read(path: Path, spec: DataSpec, node: Mapping[str, Any]) -> NDArray[np.uint8]:
@@ -132,12 +117,12 @@ def _alpha(value: Any) -> str | None:
     raise ConfigError(f"record.json: config.data.alpha={printable(str(value))[:100]} is neither drop nor composite")
 
 
-def _refuse_large(image: NDArray[np.uint8], path: Path) -> None:
-    height, width = image.shape[:2]
+def _refuse_large(size: tuple[int, int], path: Path) -> None:
+    height, width = size
     if height * width > MOST_PIXELS:
         raise ConfigError(
-            f"{path} has {width}x{height} = {height * width:,} pixels and the run was trained without a size "
-            f"(data.size=null): more than {MOST_PIXELS:,} are not explained in one piece. Crop the part in question"
+            f"{path} would be explained at {width}x{height} = {height * width:,} pixels (data.size of the run): more "
+            f"than {MOST_PIXELS:,} are not explained in one piece. Crop the part in question"
         )
 
 
@@ -152,8 +137,3 @@ def _free(name: str, taken: set[str]) -> str:
     while candidate in taken:
         candidate, number = f"{name}-{number}", number + 1
     return candidate
-
-
-def shown_path(path: Path) -> str:
-    """A path for messages, relative where that is shorter."""
-    return min(str(path), os.path.relpath(path), key=len)

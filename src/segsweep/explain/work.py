@@ -33,6 +33,7 @@ from segsweep.run import ConfigError
 
 Tick = Callable[[int], None]
 _ALIKE = ("in_channels", "mean", "std", "size")  # what runs must share to look at the same tensors
+_READ = ("scale", "alpha", "exif", "page")
 
 
 def find_out(
@@ -115,8 +116,10 @@ def refuse_unlike(run: OpenedRun, other: OpenedRun, facts: Sequence[str], option
                 f"{option} {other.folder}: its data has {fact}={printable(str(its))[:100]}, that of {run.name} "
                 f"{printable(str(own))[:100]}. Give runs of the same data"
             )
-    if run.fit != other.fit:
-        raise ConfigError(f"{option} {other.folder}: fit={other.fit}, that of {run.name} {run.fit}")
+    own, its = (({"fit": r.fit} | {key: r.data_node.get(key) for key in _READ}) for r in (run, other))
+    if own != its:
+        differing = ", ".join(f"data.{key}" for key in own if own[key] != its[key])
+        raise ConfigError(f"{option} {other.folder} reads images differently ({differing}). Give runs of the same data")
 
 
 def _choose_layer(findings: Findings, image: Tensor) -> None:
