@@ -116,6 +116,7 @@ LIGHT = [
     "hints",
     "report.runs",
     "report.command",
+    "explain.command",
     "report.label_efficiency",
     "report.compression",
     "report.readout",
