@@ -21,8 +21,9 @@ from segsweep.explain.attribution import (
 )
 from segsweep.explain.extent import theoretical_extent
 from segsweep.explain.field import Field, effective_field
-from segsweep.explain.images import Sample, find_images, prepared, read_samples
+from segsweep.explain.images import find_images, prepared, read_samples
 from segsweep.explain.layers import choose_layer, maps_of
+from segsweep.explain.masks import with_masks
 from segsweep.explain.sanity import randomised, rank_correlation
 from segsweep.explain.uncertainty import dropout_doubt, ensemble_doubt, has_dropout, probabilities
 from segsweep.models.renet import ReNet
@@ -407,11 +408,12 @@ def test_masks_belong_to_images_of_their_stem(tmp_path):
     path = write_png(tmp_path / "x.png", np.zeros((8, 10)))
     sample = read_samples([path], SPEC, "stretch", {})[0]
 
+    def counted(node=None):
+        samples = with_masks([sample], tmp_path / "masks", SPEC, node or {})
+        return calibration.of_images(samples, score, SPEC.ignore_index)
+
     def score(image):
         return torch.tensor([9.0, 0.0, 0.0]).view(1, 3, 1, 1).expand(1, 3, *image.shape[-2:])
-
-    def counted(node=None):
-        return calibration.of_images([sample], score, tmp_path / "masks", SPEC, node or {})
 
     with pytest.raises(ConfigError, match="is not a folder"):
         counted()
@@ -428,4 +430,3 @@ def test_masks_belong_to_images_of_their_stem(tmp_path):
     write_png(tmp_path / "masks" / "x.png", np.full((8, 10), 255))
     with pytest.raises(ConfigError, match="no pixel is labelled"):
         counted()
-    assert isinstance(sample, Sample)

@@ -9,6 +9,7 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from segsweep.explain.command import main
@@ -177,6 +178,25 @@ def test_masks_give_a_calibration(explain, tmp_path):
     assert "Reliability: 1 image with masks" in page
 
 
+def test_images_of_the_test_split_come_with_their_truth(places, tmp_path, capsys):
+    main([str(places / "unet"), "--test", "3", "0", "--out", str(tmp_path), "--only", "uncertainty"])
+    facts = json.loads((tmp_path / "explain.json").read_text())
+    assert [image["name"] for image in facts["images"]] == ["test-00003", "test-00000"]
+    assert (tmp_path / "images" / "test-00003-truth.png").exists()
+
+
+def test_test_images_are_those_of_the_split(places, tmp_path):
+    from segsweep.explain.images import split_samples as samples_of
+    from segsweep.opened import open_finished
+    from segsweep.opened.data import open_data
+
+    run = open_finished(places / "unet")
+    (found,) = samples_of(run, [2], None)
+    batch = next(iter(open_data(run).test_dataloader()))
+    assert torch.equal(found.image[0], batch.image[2])
+    assert np.array_equal(found.mask, batch.mask[2])
+
+
 def test_grad_cam_is_left_out_where_there_is_no_encoder(explain, refused):
     printed, _, facts = explain("renet", "--only", "attribution", "--no-sanity")
     assert re.search(r"left out: grad-cam: ReNet has no convolutional encoder.*--layer", printed)
@@ -192,6 +212,8 @@ def test_grad_cam_alone_needs_a_layer(refused):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
+        (["--test", "4"], r"--test 4: the test split has the images 0\.\.3"),
+        (["--root", "x"], "--root is where the data of the run lies, for --test"),
         (["--class", "bakground"], r"--class bakground: the run has no such class. Did you mean 'background'"),
         (["--point", "60", "0"], r"--point 60 0 is outside of a.png: rows are 0..59, columns 0..47"),
         (["--point", "0", "-1"], r"--point 0 -1 is outside"),

@@ -4,11 +4,10 @@ import io
 import os
 import zipfile
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -16,20 +15,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from segsweep.counting import NUM_BINS, calibration_per_image
-from segsweep.data.labels import Labels
-from segsweep.data.rasters import open_raster
 from segsweep.explain.images import Sample
 from segsweep.metrics import calibration_error
 from segsweep.models.blocks import resize_to
 from segsweep.opened.contained import read_bytes
 from segsweep.report.printable import printable
 from segsweep.run import ConfigError
-from segsweep.types import DataSpec
 
 FILE = "test_confusion.npz"
 _MOST_BYTES = 1 << 30  # of the whole file, which holds confusion matrices of all test images, too
 _MOST_COUNTS = 1 << 28  # bytes of the counts alone
-_MOST_READ = 64_000_000
 # What NumPy and zipfile raise for damaged files.
 _DAMAGE = (
     OSError, ValueError, LookupError, EOFError, TypeError, SyntaxError, RuntimeError, zipfile.BadZipFile, zlib.error,
@@ -86,51 +81,25 @@ def of_test_split(folder: Path) -> Calibration | str:
     return Calibration("the run's test split", pooled, len(counts))
 
 
-def of_images(
-    samples: Sequence[Sample],
-    score: Callable[[Tensor], Tensor],
-    masks: Path,
-    spec: DataSpec,
-    node: Mapping[str, Any],
-) -> Calibration:
-    """Counts images that have a mask of the same stem in a folder, at the masks' own size.
+def of_images(samples: Sequence[Sample], score: Callable[[Tensor], Tensor], ignore_index: int) -> Calibration:
+    """Counts images that have a mask, at the masks' own size.
 
     Args:
-        samples: images.
+        samples: images; those without a mask are left out.
         score: image (1, C, h, w) -> logits (1, K, h, w).
-        masks: folder.
-        spec: classes of the data.
-        node: config of the run's data, for what mask values mean.
+        ignore_index: mask value that is left out.
 
     Raises:
-        ConfigError: no image has a mask, several have the same stem, or one is of another size.
-        Problem: a mask holds something else than the data's convention says.
+        ConfigError: no pixel is labelled.
     """
-    labels = Labels(
-        spec.class_names,
-        spec.ignore_index,
-        label_map if isinstance(label_map := node.get("label_map"), dict) else None,
-        threshold if isinstance(threshold := node.get("threshold"), int | float) else None,
-        palette if isinstance(palette := node.get("palette"), dict) else None,
-    )
-    if not masks.is_dir():
-        raise ConfigError(f"--masks {masks} is not a folder. Give the folder of masks with the stems of the images")
-    files: dict[str, list[Path]] = {}
-    for path in sorted(masks.iterdir()):
-        files.setdefault(path.stem, []).append(path)
     total, num = np.zeros((NUM_BINS, 3)), 0
     for sample in samples:
-        found = files.get(sample.path.stem, [])
-        if len(found) > 1:
-            raise ConfigError(f"--masks: {found[0]} and {found[1].name} both are masks of {sample.path.name}. Keep one")
-        if found:
-            mask = _mask(found[0], labels, sample)
-            total += count(score(sample.image), mask, spec.ignore_index)
+        if sample.mask is not None:
+            mask = torch.from_numpy(sample.mask.astype(np.int64))[None]
+            total += count(score(sample.image), mask, ignore_index)
             num += 1
-    if num == 0:
-        raise ConfigError(f"--masks {masks}: no mask has the stem of an image, e.g. {samples[0].path.stem}.png")
     if not total[:, 0].any():
-        raise ConfigError(f"--masks {masks}: no pixel is labelled; all have the value {spec.ignore_index}")
+        raise ConfigError(f"--masks: no pixel is labelled; all have the value {ignore_index}")
     return Calibration(f"{num} image{'' if num == 1 else 's'} with masks", total, num)
 
 
@@ -140,16 +109,6 @@ def count(logits: Tensor, mask: Tensor, ignore_index: int) -> NDArray[np.float64
     confidence, prediction = resize_to(logits.float(), mask).softmax(dim=1).max(dim=1)
     found: NDArray[np.float64] = calibration_per_image(confidence, prediction == mask, mask != ignore_index)[0].numpy()
     return found
-
-
-def _mask(path: Path, labels: Labels, sample: Sample) -> Tensor:
-    mask = labels.read(open_raster(path, str(path), None, _MOST_READ), str(path))
-    if mask.shape != sample.native:
-        raise ConfigError(
-            f"{path} has {mask.shape[1]}x{mask.shape[0]} pixels, its image {sample.path.name} {sample.native[1]}x"
-            f"{sample.native[0]}. Masks are never resized to fit: pair each image with its own"
-        )
-    return torch.from_numpy(mask.astype(np.int64))[None]
 
 
 def _member(data: bytes, name: str) -> NDArray[np.float64] | None:

@@ -36,7 +36,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _explain(options: argparse.Namespace, command: str) -> None:
     from segsweep.explain.attribution import captum, patches  # here, because --help needs no torch
-    from segsweep.explain.images import find_images, read_samples
+    from segsweep.explain.images import find_images, read_samples, split_samples
+    from segsweep.explain.masks import with_masks
     from segsweep.explain.target import class_number
     from segsweep.explain.work import find_out, num_passes
     from segsweep.explain.write import write
@@ -52,8 +53,11 @@ def _explain(options: argparse.Namespace, command: str) -> None:
     if "attribution" in settings.parts:
         captum()
     samples = read_samples(paths, run.spec, run.fit, run.data_node)
-    with _bar(num_passes(run, samples, settings, len(compare)), run.name) as tick:
-        findings = find_out(run, samples, settings, compare, ensemble, options.masks, tick)
+    if options.masks:
+        samples = with_masks(samples, options.masks, run.spec, run.data_node)
+    samples += split_samples(run, options.test, options.root) if options.test else []
+    with _bar(num_passes(run, samples, settings, len(compare))) as tick:
+        findings = find_out(run, samples, settings, compare, ensemble, options.masks is not None, tick)
     out = options.out or Path("outputs") / "explain" / _plain(run.name)
     write(findings, out, command)
     _print(findings, samples, out)
@@ -69,6 +73,12 @@ def _settings(options: argparse.Namespace) -> "Settings":
     ):
         if value < least:
             raise ConfigError(f"{name} {value}: give {least} or more")
+    if not options.images and not options.test:
+        raise ConfigError("there is nothing to explain: give images, or numbers of test images with --test")
+    if options.masks and not options.images:
+        raise ConfigError("--masks belong to image files; those of --test are known")
+    if options.root and not options.test:
+        raise ConfigError("--root is where the data of the run lies, for --test. Leave it out")
     if options.class_name is not None and options.point is not None:
         raise ConfigError("--class and --point exclude each other: the point chooses the class that is predicted there")
     if options.compare and "receptive-field" not in options.only:
@@ -94,7 +104,7 @@ def _settings(options: argparse.Namespace) -> "Settings":
 
 
 @contextmanager
-def _bar(total: int, name: str) -> "Iterator[Callable[[int], None]]":
+def _bar(total: int) -> "Iterator[Callable[[int], None]]":
     """A progress bar for whoever looks; it vanishes when it is full."""
     from rich.console import Console
     from rich.progress import Progress
@@ -131,12 +141,16 @@ def _parser() -> argparse.ArgumentParser:
         "occlusion), what it sees (effective receptive field), how sure it is and whether that is right (uncertainty, "
         "calibration). Writes one page, PNG files, explain.json and TensorBoard pictures.",
         epilog="examples: segsweep-explain outputs/sweeps/families/model=unet,seed=0 images/*.png; "
-        "segsweep-explain RUN image.png --point 120 80; "
+        "segsweep-explain RUN --test 345; segsweep-explain RUN image.png --point 120 80; "
         "segsweep-explain RUN images/ --only receptive-field --compare RUN2",
     )
     parser.add_argument("run", type=Path, metavar="RUN", help="folder of a finished run")
-    parser.add_argument("images", nargs="+", metavar="IMAGES", help="image files, or folders of them")
+    parser.add_argument("images", nargs="*", metavar="IMAGES", help="image files, or folders of them")
     parser.add_argument("--out", type=Path, help="where to write (default: outputs/explain/<name of the run>)")
+    parser.add_argument("--test", nargs="+", type=int, default=[], metavar="N", help="images of the run's own test "
+                        "split, by number as in test_examples/")  # fmt: skip
+    parser.add_argument("--root", type=Path, metavar="DIR", help="where the data of the run lies, for --test; embedded "
+                        "data need none")  # fmt: skip
     what = parser.add_argument_group("what is explained")
     what.add_argument("--class", dest="class_name", metavar="NAME", help="class to explain, over the pixels predicted "
                       "as it (default: the most frequent one but class 0)")  # fmt: skip

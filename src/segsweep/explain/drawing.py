@@ -40,6 +40,12 @@ def classes(photo: Picture, prediction: NDArray[np.integer], colours: NDArray[np
     return mixed
 
 
+def truth(photo: Picture, mask: NDArray[np.uint8], colours: NDArray[np.uint8]) -> Picture:
+    """A mask of any size over the image; what is ignored has the colour of its value."""
+    size = (photo.shape[1], photo.shape[0])
+    return classes(photo, np.asarray(Image.fromarray(mask).resize(size, Image.Resampling.NEAREST)), colours)
+
+
 def outlined(picture: Picture, region: NDArray[np.bool_]) -> Picture:
     """The picture enlarged as ``enlarged`` does, with a line around a region."""
     factor = _factor(picture)

@@ -14,6 +14,7 @@ from torch import Tensor
 from segsweep.data.images import to_image, turn_upright
 from segsweep.data.pixels import fitted_size, resize_image, to_input
 from segsweep.data.rasters import open_raster
+from segsweep.opened import OpenedRun
 from segsweep.report.printable import printable
 from segsweep.run import ConfigError
 from segsweep.types import DataSpec
@@ -32,12 +33,14 @@ class Sample:
         path: of the file.
         image: (1, C, h, w) float32, standardised, at the size the run was trained on.
         native: (H, W) in pixels of the upright image in the file.
+        mask: (H, W) uint8, the truth, if there is one.
     """
 
     name: str
     path: Path
     image: Tensor
     native: tuple[int, int]
+    mask: NDArray[np.uint8] | None = None
 
 
 def find_images(given: Sequence[str]) -> list[Path]:
@@ -81,10 +84,38 @@ def read_samples(paths: Sequence[Path], spec: DataSpec, fit: str, node: Mapping[
     for path in paths:
         pixels = _read(path, spec, node)
         size = fitted_size((pixels.shape[0], pixels.shape[1]), spec, fit)
-        _refuse_large(size, path)
+        _refuse_large(size, str(path))
         name = _free(_plain(path.stem), taken)
         taken.add(name)
         samples.append(Sample(name, path, prepared(pixels, spec, fit), (pixels.shape[0], pixels.shape[1])))
+    return samples
+
+
+def split_samples(run: OpenedRun, positions: Sequence[int], root: Path | None) -> list[Sample]:
+    """Images of the run's own test split, with their masks.
+
+    Args:
+        run: whose data they are.
+        positions: in the split, from 0, as in the names of ``test_examples/``.
+        root: folder of the data; None for data that needs none.
+
+    Raises:
+        ConfigError: there is no such image, or the data cannot be opened.
+    """
+    from segsweep.data.batches import EvalBatches  # here: most runs are explained on files
+    from segsweep.opened.data import open_data
+
+    data = open_data(run, root)
+    batches = EvalBatches(data, "test", torch.device("cpu"), only=())
+    split, samples = batches.split, []
+    for position in dict.fromkeys(positions):
+        if not 0 <= position < len(split.items):
+            raise ConfigError(f"--test {position}: the test split has the images 0..{len(split.items) - 1}")
+        image = batches.batch([position]).image.contiguous()
+        _refuse_large((image.shape[-2], image.shape[-1]), f"--test {position}")
+        mask = split.native_mask(position)
+        name = f"test-{position:05d}"
+        samples.append(Sample(name, Path(name), image, (mask.shape[0], mask.shape[1]), np.array(mask)))
     return samples
 
 
@@ -117,11 +148,11 @@ def _alpha(value: Any) -> str | None:
     raise ConfigError(f"record.json: config.data.alpha={printable(str(value))[:100]} is neither drop nor composite")
 
 
-def _refuse_large(size: tuple[int, int], path: Path) -> None:
+def _refuse_large(size: tuple[int, int], shown: str) -> None:
     height, width = size
     if height * width > MOST_PIXELS:
         raise ConfigError(
-            f"{path} would be explained at {width}x{height} = {height * width:,} pixels (data.size of the run): more "
+            f"{shown} would be explained at {width}x{height} = {height * width:,} pixels (data.size of the run): more "
             f"than {MOST_PIXELS:,} are not explained in one piece. Crop the part in question"
         )
 

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segsweep.explain.attribution import Attribution
-from segsweep.explain.drawing import Picture, classes, enlarged, heat, level, outlined, photo, signed
+from segsweep.explain.drawing import Picture, classes, enlarged, heat, level, outlined, photo, signed, truth
 from segsweep.explain.field import Field
 from segsweep.explain.findings import Explained, Findings
 from segsweep.explain.uncertainty import Doubt
@@ -68,6 +68,8 @@ def panes(image: Explained, findings: Findings, top: Tops) -> list[Pane]:
             f"outlined: what is explained, {target.name}",
         ),
     ]
+    if image.sample.mask is not None:
+        result.insert(1, Pane("truth", "Truth", enlarged(truth(seen, image.sample.mask, run.colours)), "the mask"))
     for method, found in image.maps.items():
         draw = heat if method == "grad-cam" else signed
         caption = _said(method, found, image.sanity.get(method), findings)

@@ -75,17 +75,22 @@ def point_target(
     Raises:
         ConfigError: the point is not in the image.
     """
-    if not all(0 <= point[i] < native[i] for i in (0, 1)):
-        raise ConfigError(
-            f"--point {point[0]} {point[1]} is outside of {shown}: rows are 0..{native[0] - 1}, columns "
-            f"0..{native[1] - 1}"
-        )
+    refuse_outside(point, native, shown)
     row, column = (point[i] * prediction.shape[i] // native[i] for i in (0, 1))
     number = int(prediction[row, column])
     labels, _ = ndimage.label(prediction == number)
     region = labels == labels[row, column]
     about = f"the region of {_pixels(region)} around row {point[0]}, column {point[1]}"
     return Target(number, spec.class_names[number], region, about)
+
+
+def refuse_outside(point: tuple[int, int], native: tuple[int, int], shown: str) -> None:
+    """Raises a ``ConfigError`` if an image of this size has no such point."""
+    if not all(0 <= point[i] < native[i] for i in (0, 1)):
+        raise ConfigError(
+            f"--point {point[0]} {point[1]} is outside of {shown}: rows are 0..{native[0] - 1}, columns "
+            f"0..{native[1] - 1}"
+        )
 
 
 def _pixels(region: NDArray[np.bool_]) -> str:

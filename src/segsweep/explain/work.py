@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -25,7 +24,7 @@ from segsweep.explain.findings import Explained, Findings, Settings
 from segsweep.explain.images import Sample
 from segsweep.explain.layers import choose_layer
 from segsweep.explain.sanity import randomised, rank_correlation
-from segsweep.explain.target import class_target, point_target
+from segsweep.explain.target import class_target, point_target, refuse_outside
 from segsweep.explain.uncertainty import doubt, dropout_doubt, has_dropout, probabilities
 from segsweep.opened import OpenedRun
 from segsweep.report.printable import printable
@@ -42,7 +41,7 @@ def find_out(
     settings: Settings,
     compare: Sequence[OpenedRun] = (),
     ensemble: Sequence[OpenedRun] = (),
-    masks: Path | None = None,
+    is_scored: bool = False,
     tick: Tick = lambda _: None,
 ) -> Findings:
     """Explains a run on some images.
@@ -53,7 +52,7 @@ def find_out(
         settings: what is asked for.
         compare: runs whose receptive fields are shown beside its own.
         ensemble: runs that are asked for their opinion together with it.
-        masks: folder with the truth of the images.
+        is_scored: whether the images' masks are for a calibration.
         tick: is told how many passes are done; ``num_passes`` says of how many.
 
     Raises:
@@ -66,19 +65,20 @@ def find_out(
     shown = samples[: settings.most]
     if len(samples) > len(shown):
         findings.notes.append(f"the first {len(shown)} of {len(samples)} images are shown one by one (--most)")
+    if settings.point is not None:
+        for sample in shown:
+            refuse_outside(settings.point, sample.native, sample.path.name)
     if "attribution" in settings.parts:
         _choose_layer(findings, shown[0].image)
     if "uncertainty" in settings.parts and not has_dropout(run.model):
         findings.notes.append("MC dropout is left out: the model has no dropout layer")
     models = [run.model, *(other.model for other in ensemble)]
+    if "calibration" in settings.parts:
+        _calibrate(findings, samples if is_scored else [], models)
+    if "receptive-field" in settings.parts:
+        _look_at_fields(findings, samples, (run, *compare), tick)
     shuffled = randomised(run.model) if settings.sanity and "attribution" in settings.parts else None
     findings.images = [_explain(findings, sample, models, shuffled, tick) for sample in shown]
-    if "receptive-field" in settings.parts:
-        point = _shared_point(samples, settings)
-        images = [sample.image for sample in samples]
-        findings.fields = [_field(each, images, point, tick) for each in (run, *compare)]
-    if "calibration" in settings.parts:
-        _calibrate(findings, samples, models, masks)
     return findings
 
 
@@ -174,17 +174,18 @@ def _attribute(score: RegionScore, sample: Sample, findings: Findings) -> dict[s
     return {name: make[name]() for name in settings.methods if name != "grad-cam" or findings.layer}
 
 
-def _shared_point(samples: Sequence[Sample], settings: Settings) -> tuple[int, int] | None:
-    """The point in the pixels that the model sees, where all images agree on it."""
-    if settings.point is None:
-        return None
-    places = {
-        tuple(settings.point[i] * sample.image.shape[i - 2] // sample.native[i] for i in (0, 1)) for sample in samples
-    }
-    if len(places) > 1 or len({sample.image.shape for sample in samples}) > 1:
-        raise ConfigError("--point: the images differ in size, so it is not one place. Explain them one by one")
-    row, column = places.pop()
-    return row, column
+def _look_at_fields(findings: Findings, samples: Sequence[Sample], runs: Sequence[OpenedRun], tick: Tick) -> None:
+    point = findings.settings.point
+    if point is not None:
+        if len({(sample.native, sample.image.shape) for sample in samples}) > 1:
+            findings.notes.append(
+                "the receptive field is left out: the images differ in size, so the point is no one place"
+            )
+            return
+        image, native = samples[0].image, samples[0].native
+        point = point[0] * image.shape[-2] // native[0], point[1] * image.shape[-1] // native[1]
+    images = [sample.image for sample in samples]
+    findings.fields = [_field(run, images, point, tick) for run in runs]
 
 
 def _field(run: OpenedRun, images: Sequence[Tensor], point: tuple[int, int] | None, tick: Tick) -> Field:
@@ -195,21 +196,19 @@ def _field(run: OpenedRun, images: Sequence[Tensor], point: tuple[int, int] | No
     return Field(run.name, family, *found, len(images), extent)
 
 
-def _calibrate(findings: Findings, samples: Sequence[Sample], models: Sequence[nn.Module], masks: Path | None) -> None:
+def _calibrate(findings: Findings, samples: Sequence[Sample], models: Sequence[nn.Module]) -> None:
     run = findings.run
     counted = of_test_split(run.folder)
-    if isinstance(counted, str):
-        findings.notes += [counted] if masks is None else []
-    else:
+    if not isinstance(counted, str):
         findings.calibrations.append(counted)
-    if masks is None:
-        return
+    elif not samples:
+        findings.notes.append(counted)
 
     def score(image: Tensor) -> Tensor:
         return torch.stack([probabilities(model, image) for model in models]).mean(dim=0).clamp_min(1e-12).log()
 
-    found = of_images(samples, score, masks, run.spec, run.data_node)
-    findings.calibrations.append(found)
+    if samples:
+        findings.calibrations.append(of_images(samples, score, run.spec.ignore_index))
 
 
 def agreement(findings: Findings) -> dict[str, float]:
