@@ -248,3 +248,14 @@ def test_without_captum_one_line_says_how_to_get_it(refused, explain, monkeypatc
     monkeypatch.setitem(sys.modules, "captum.attr", None)
     assert 'pip install "segsweep[explain]"' in refused("unet")
     explain("unet", "--only", "receptive-field")  # what does not need it goes on
+
+
+def test_the_docs_name_options_that_exist(capsys):
+    from pathlib import Path
+
+    text = (Path(__file__).parents[1] / "docs" / "explain.md").read_text()
+    with pytest.raises(SystemExit) as caught:
+        main(["--help"])
+    assert caught.value.code == 0
+    known = set(re.findall(r"--[a-z-]+", capsys.readouterr().out))
+    assert set(re.findall(r"(?<![-\w])--[a-z-]+", text)) - known == set()
