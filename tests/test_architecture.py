@@ -37,7 +37,9 @@ FLOORS = {
     "launcher": 18,
     "sweeper": 19, "search": 19,
     "__main__": 20,
-    "predict": 21, "explain": 21,
+    "evaluate": 21,
+    "predict": 21,
+    "explain": 21,
 }  # fmt: skip
 HEAVY = {
     "torch",

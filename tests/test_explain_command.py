@@ -257,5 +257,5 @@ def test_the_docs_name_options_that_exist(capsys):
     with pytest.raises(SystemExit) as caught:
         main(["--help"])
     assert caught.value.code == 0
-    known = set(re.findall(r"--[a-z-]+", capsys.readouterr().out))
-    assert set(re.findall(r"(?<![-\w])--[a-z-]+", text)) - known == set()
+    known = set(re.findall(r"--[a-z][a-z-]+", capsys.readouterr().out))
+    assert set(re.findall(r"(?<![-\w])--[a-z][a-z-]+", text)) - known == set()
