@@ -41,6 +41,7 @@ FLOORS = {
     "__main__": 20,
     "evaluate": 21,
     "predict": 21,
+    "explain": 21,
 }  # fmt: skip
 HEAVY = {
     "torch",
@@ -119,6 +120,7 @@ LIGHT = [
     "hints",
     "report.runs",
     "report.command",
+    "explain.command",
     "report.label_efficiency",
     "report.compression",
     "report.readout",
