@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from annotated_types import Ge, Gt
 from torch import Tensor, nn
 
-from segsweep.models.blocks import ConvEncoder
+from segsweep.models.blocks import ConvEncoder, ceil_div
 from segsweep.models.cells import Cell, Recurrence, Sequences
 from segsweep.models.superpixels import patches, region_means, spread, superpixels
 from segsweep.types import SegmenterOutput
@@ -66,7 +66,7 @@ class RegionRNN(nn.Module):
     def forward(self, image: Tensor) -> SegmenterOutput:
         """Segments a batch of images."""
         height, width = image.shape[-2:]
-        num_regions = -(-height // self.region_size) * -(-width // self.region_size)
+        num_regions = ceil_div(height, self.region_size) * ceil_div(width, self.region_size)
         region = self.divide(image)
         means = [region_means(x, _sampled(region, x), num_regions) for x in self.encoder(image)]
         x_NRD = torch.cat(means, dim=1).transpose(1, 2)
