@@ -82,6 +82,14 @@ class Augment:
         self.moves = self._geometry.moves  # whether geometry changes anything; where a crop lies does not count
         self.mixes = self._mixing.mixes  # whether any image can get a partner
 
+    @classmethod
+    def none(cls) -> "Augment":
+        """Leaves images as they are."""
+        return cls(
+            hflip=0, vflip=0, rotate=0, zoom=1, shift=0, shear=0, brightness=0, contrast=1, saturation=1, hue=0,
+            gamma=1, noise=0, blur=0, cutout=0, mix=None, mix_probability=0,
+        )  # fmt: skip
+
     @property
     def is_identity(self) -> bool:
         """Whether images come out as they are."""
