@@ -31,12 +31,13 @@ FLOORS = {
     "sweep": 12, "inspection": 12, "state": 12,
     "command": 13, "ranks": 13, "report": 13, "composer": 13, "axes": 13,
     "drafts": 14, "doctor": 14, "opened": 14,
-    "plan": 15,
+    "plan": 15, "inference": 15,
     "train": 16,
     "together": 17,
     "launcher": 18,
     "sweeper": 19, "search": 19,
     "__main__": 20,
+    "predict": 21,
 }  # fmt: skip
 HEAVY = {
     "torch",

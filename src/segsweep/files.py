@@ -4,7 +4,9 @@ import contextlib
 import hashlib
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from segsweep.signals import shielded
 
@@ -26,11 +28,18 @@ def _write(path: Path, data: bytes | memoryview) -> None:
 
 
 def _write_beside(path: Path, data: bytes | memoryview) -> None:
+    with growing(path) as file:
+        file.write(data)
+
+
+@contextlib.contextmanager
+def growing(path: Path) -> Iterator[BinaryIO]:
+    """Opens a file to write that appears, whole, when the block is done; without a trace if an exception ends it."""
     # In the same folder: a rename across file systems would be a copy.
     handle, temporary = tempfile.mkstemp(_UNFINISHED, f".{path.name}-", path.parent)
     try:
         with os.fdopen(handle, "wb") as file:
-            file.write(data)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.chmod(temporary, 0o644)

@@ -27,6 +27,7 @@ _LETS_GO_S = 1.0  # in which a process that was killed lets go of its lock
 log = logging.getLogger(__name__)
 _PACKAGES = ("segsweep", "torch", "pytorch-lightning", "hydra-core", "torchmetrics", "numpy")
 _SECRET = re.compile(r"token|secret|password|passwd|api_?key|credential", re.IGNORECASE)
+_ABSOLUTE = re.compile(r"""^(["']?)(?:/|~|[A-Za-z]:[\\/])(?:.*[\\/])?([^\\/]*?)[\\/]*$""", re.DOTALL)  # (quote)/a/(b)
 
 
 class ConfigError(ValueError):
@@ -191,16 +192,23 @@ def close_run(
 
 
 def redact(config: Any, key: str = "") -> Any:
-    """Replaces the values of keys that look like secrets, at any depth."""
+    """Replaces the values of keys that look like secrets, and where things lie on this machine, at any depth.
+
+    >>> redact({"root": "/home/ann/cells", "api_key": "k", "images": "images/{stem}.png"})
+    {'root': '<path>/cells', 'api_key': '<redacted>', 'images': 'images/{stem}.png'}
+    """
     if isinstance(config, Mapping):
         return {k: redact(v, str(k)) for k, v in config.items()}
     if isinstance(config, list | tuple):
         return [redact(v, key) for v in config]
-    return "<redacted>" if config is not None and _SECRET.search(key) else config
+    if config is not None and _SECRET.search(key):
+        return "<redacted>"
+    # A folder may be copied to another place or given away: what it holds stays true, and names nobody's home.
+    return _ABSOLUTE.sub(r"\1<path>/\2", config) if isinstance(config, str) else config
 
 
 def redact_overrides(overrides: Sequence[str]) -> list[str]:
-    """Overrides with the values of secret-looking keys replaced."""
+    """Overrides with the same values replaced."""
     pairs = (override.partition("=") for override in overrides)
     return [f"{key}{equals}{redact({key: value})[key]}" for key, equals, value in pairs]
 

@@ -6,18 +6,18 @@ import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from segsweep.data.pixels import standardise, to_input
 from segsweep.data.windows import Windows, rare_classes
 from segsweep.regime import Images
 from segsweep.rng import mix, permutation, uniform
 from segsweep.sharing import rank, world_size
-from segsweep.types import Batch, DataSpec
+from segsweep.types import Batch
 
 if TYPE_CHECKING:
     from segsweep.data.datamodule import DataModule
@@ -331,24 +331,9 @@ class EvalBatches:
         starts, (height, width) = self.split.starts, self.split.sizes[positions[0]].tolist()
         pixels = [self.windows.images[starts[i] : starts[i] + height * width] for i in positions]
         images = torch.stack(pixels).to(self.device).view(len(positions), height, width, -1)
-        image = images.permute(0, 3, 1, 2).float().div_(255)
         masks = torch.stack([torch.from_numpy(self.split.native_mask(i)) for i in positions])
-        return Batch(
-            standardise(image, self.spec), masks.to(self.device).long(), torch.tensor(positions).to(self.device)
-        )
-
-
-def standardise(image: Tensor, spec: DataSpec) -> Tensor:
-    """(N, C, H, W) in place, from intensities in 0..1 to mean 0 and standard deviation 1 by the data's statistics."""
-    mean, scale = _statistics(spec.mean, spec.std, image.device)
-    return image.sub_(mean).mul_(scale)
-
-
-@lru_cache
-def _statistics(mean: tuple[float, ...], std: tuple[float, ...], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Mean and 1 / standard deviation, (C, 1, 1) each; kept, because a copy to a GPU makes the host wait."""
-    mean_C11, std_C11 = (torch.tensor(values, device=device).view(-1, 1, 1) for values in (mean, std))
-    return mean_C11, 1 / std_C11
+        index = torch.tensor(positions).to(self.device)
+        return Batch(to_input(images, self.spec), masks.to(self.device).long(), index)
 
 
 def _ahead(function: Callable[[S], T], arguments: Iterable[S], workers: int) -> Iterator[T]:

@@ -22,6 +22,7 @@ from PIL import Image
 from rich.progress import track
 
 from segsweep.data.cache import UNDONE
+from segsweep.data.pixels import fitted_size, resize_image
 from segsweep.data.problems import DataError, Problem
 from segsweep.data.source import Pixels, Source
 from segsweep.data.splits import SPLITS
@@ -166,16 +167,11 @@ def _no_classes(values: list[int], name: str, spec: DataSpec) -> Problem:
 def _resize(image: Pixels, mask: Pixels, spec: DataSpec, fit: str) -> tuple[Pixels, Pixels]:
     """To ``spec.size``: images bilinear (with antialiasing), masks nearest."""
     own = (image.shape[0], image.shape[1])
-    size = own if spec.size is None else spec.size
-    if fit == "pad" and spec.size is not None:
-        scale = min(size[0] / own[0], size[1] / own[1])
-        size = (max(1, round(own[0] * scale)), max(1, round(own[1] * scale)))
+    size = fitted_size(own, spec, fit)
     if own == size:
         return image, mask
-    target = (size[1], size[0])
-    picture = Image.fromarray(image.squeeze(-1) if image.shape[2] == 1 else image)
-    resized = np.asarray(picture.resize(target, Image.Resampling.BILINEAR)).reshape(*size, -1)
-    return resized, np.asarray(Image.fromarray(mask).resize(target, Image.Resampling.NEAREST))
+    resized = Image.fromarray(mask).resize((size[1], size[0]), Image.Resampling.NEAREST)
+    return resize_image(image, size), np.asarray(resized)
 
 
 def checksum(file: Path) -> int:

@@ -1,6 +1,7 @@
 """From what an image file holds to the uint8 image that training sees; what needs a decision is refused."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from segsweep.data.problems import Problem
 from segsweep.data.rasters import Raster
 from segsweep.hints import override
 
+_AT_ONCE = 8_000_000  # values that are computed with at once
 _WHITES = (1, 255, 4095, 65535)  # what scanners, cameras and converters use for white
 
 
@@ -42,7 +44,8 @@ def to_image(
         raise Problem("E-DEPTH", shown, f"has {raster.bits} bits a band in colour, of which only 8 can be read", fix)
     if scale is not None:
         low, high = scale
-        pixels = ((pixels.astype(np.float64) - low) * (255 / (high - low))).clip(0, 255).round().astype(np.uint8)
+        factor = 255 / (high - low)
+        pixels = _by_rows(lambda part: ((part.astype(np.float64) - low) * factor).clip(0, 255), pixels)
     elif pixels.dtype != np.uint8 or raster.bits != 8:
         low, high = float(pixels.min()), float(pixels.max())
         depth = f"{raster.bits} bit{'' if raster.bits == 1 else 's'} a band"
@@ -59,12 +62,21 @@ def to_image(
             raise Problem("E-ALPHA", shown, f"is transparent in {share:.1%} of its pixels", fix)
         if alpha == "composite":
             cover = raster.alpha[..., None] if pixels.ndim == 3 else raster.alpha
-            pixels = (pixels * (cover / 255) + 255 * (1 - cover / 255)).round().astype(np.uint8)
+            pixels = _by_rows(lambda part, share: part * (share / 255) + 255 * (1 - share / 255), pixels, cover)
     if pixels.ndim == 3 and pixels.shape[2] == 1:
         pixels = pixels[:, :, 0]
     if pixels.ndim == 3 and pixels.shape[2] != 3:
         raise Problem("E-MODE", shown, f"has {pixels.shape[2]} bands", "Save it as grey or RGB")
     return _with_channels(pixels, in_channels)
+
+
+def _by_rows(values: Callable[..., NDArray[np.float64]], *arrays: NDArray[Any]) -> NDArray[np.uint8]:
+    """Rounded values, some rows at a time: in between, a value takes 8 bytes instead of 1."""
+    found = np.empty(arrays[0].shape, np.uint8)
+    step = max(1, _AT_ONCE // max(1, found[:1].size))
+    for top in range(0, len(found), step):
+        found[top : top + step] = values(*(array[top : top + step] for array in arrays)).round()
+    return found
 
 
 def turn_upright(image: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:

@@ -32,6 +32,7 @@ _FOREIGN = {  # how files begin that are no images, or images of a kind that is 
 }
 _BITS = {"1": 1, "I;16": 16, "I;16B": 16, "I;16L": 16, "I": 32, "F": 32}
 _ORIENTATION = 0x0112  # Exif tag
+_STRIP = 4_000_000  # pixels that are copied at once
 _MOST_BANDS = 4  # in a last axis; an array with more there is a stack of pages
 # What Pillow and NumPy raise for damaged files: found by changing bytes at random.
 _DAMAGE = (
@@ -162,11 +163,44 @@ def _describe(image: Image.Image, orientation: int, suffix: str, data: bytes) ->
     bits = _bits(image, data)
     if mode in ("P", "L", "RGB") and bits == 8 and "transparency" in image.info:
         alpha = np.asarray(image.convert("RGBA"))[:, :, 3]
-    pixels = np.asarray(image)
+    pixels = _pixels(image)
     if mode in ("LA", "RGBA"):
         pixels, alpha = pixels[:, :, :-1], pixels[:, :, -1]
         pixels = pixels[:, :, 0] if mode == "LA" else pixels
     return Raster(pixels, mode, str(image.format), bits, colours, alpha, orientation, _is_lossy(image, data), suffix)
+
+
+def from_picture(picture: Image.Image) -> Raster:
+    """What is in a picture that Pillow has opened already; 16 bits in colour are not recognised."""
+    orientation = int(picture.getexif().get(_ORIENTATION, 1) or 1)
+    return _describe(picture.copy(), orientation, "", b"")  # the copy has forgotten its format, and the file's header
+
+
+def from_array(array: NDArray[Any], shown: str) -> Raster:
+    """What is in an array (h, w) or (h, w, bands) of numbers.
+
+    Raises:
+        Problem: it has another shape, or holds no numbers.
+    """
+    if array.ndim not in (2, 3) or 0 in array.shape or array.dtype.kind not in "buif":
+        what = f"is an array of {array.dtype} with shape {array.shape}"
+        raise Problem("E-IMG", shown, what, "Give (height, width) or (height, width, bands) of numbers")
+    return Raster(array, "npy", "NPY", array.dtype.itemsize * 8, None, None, 1, False, ".npy")
+
+
+def _pixels(image: Image.Image) -> NDArray[Any]:
+    """All pixels; of large images strip by strip, because NumPy asks Pillow for two copies at once."""
+    if image.width * image.height <= _STRIP:
+        return np.asarray(image)
+    step = max(1, _STRIP // image.width)
+    strips = (range(top, min(top + step, image.height)) for top in range(0, image.height, step))
+    whole: NDArray[Any] | None = None
+    for rows in strips:
+        part = np.asarray(image.crop((0, rows.start, image.width, rows.stop)))
+        if whole is None:
+            whole = np.empty((image.height, *part.shape[1:]), part.dtype)
+        whole[rows.start : rows.stop] = part
+    return np.asarray(image) if whole is None else whole
 
 
 def _bits(image: Image.Image, data: bytes) -> int:

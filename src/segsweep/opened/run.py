@@ -85,7 +85,7 @@ def open_finished(folder: Path, trust: Sequence[str] = ()) -> OpenedRun:
 def _model(node: dict[str, Any], trust: Sequence[str], folder: Path, shown: str) -> tuple[nn.Module, str]:
     """The model with the weights of the file; takes no memory before the sizes of both are known to agree."""
     with torch.random.fork_rng(devices=[]):  # random weights are replaced
-        with torch.device("meta" if node.get("_target_") in MODELS else "cpu"):
+        with torch.device("meta" if str(node.get("_target_")) in MODELS else "cpu"):
             model = build_model(node, trust, shown)
         tensors, digest = read_weights(folder, model.state_dict())
         if any(tensor.is_meta for tensor in model.state_dict().values()):

@@ -31,6 +31,8 @@ def caveats(run: Record) -> list[str]:
         lines.append("made from a checkout with uncommitted changes: that commit alone may not repeat it")
     if any("<redacted>" in text for text in run.get("overrides") or []):
         lines.append("secrets are redacted: put them in again")
+    if any("<path>/" in text for text in run.get("overrides") or []):
+        lines.append("<path> stands for where things lay on the machine that ran it: put in where they lie now")
     if run.get("device"):
         threads = f", {run['threads']} threads" if run.get("threads") else ""
         lines.append(f"trained on: {run['device']}{threads}; equal weights need the same number of threads")
