@@ -5,114 +5,100 @@ How the data flows:
     pixels (N, C, H, W) uint8 -> / 255 -> standardised -> segmenter -> logits (N, K, H, W) float32
 """
 
+import copy
 import logging
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
+from torch.fx.experimental import _config as symbolic
+
+from segsweep.report.printable import printable
+from segsweep.types import DataSpec
 
 _COMPOSITE = torch._C.DispatchKey.CompositeImplicitAutograd
-_OTHER_SIZES = ((1, 1.0, 1.0), (3, 1.5, 0.75), (1, 1.27, 2.1))  # images, and what height and width are multiplied by
+_LARGE = (256, 320)  # of what a graph for any size is traced with: nothing is computed, and no line is a single chunk
+
+
+class NotExportableError(ValueError):
+    """A model of which no graph can be made."""
 
 
 class Deployed(nn.Module):
     """A segmenter behind the standardisation that it was trained with.
 
     Args:
-        segmenter: in evaluation mode.
-        mean: per channel, in 0..1.
-        std: per channel, in 0..1.
+        segmenter: in evaluation mode; is copied.
+        spec: whose mean and standard deviation count.
         dtype: that the segmenter computes in.
 
     Shape:
         pixels (N, C, H, W) uint8, or any type with values in 0..255 -> logits (N, K, H, W) float32.
     """
 
-    mean_C11: Tensor
-    scale_C11: Tensor
+    mean: Tensor
+    scale: Tensor
 
-    def __init__(
-        self, segmenter: nn.Module, mean: Sequence[float], std: Sequence[float], dtype: torch.dtype = torch.float32
-    ) -> None:
+    def __init__(self, segmenter: nn.Module, spec: DataSpec, dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
-        self.segmenter, self.dtype = segmenter.to(dtype), dtype
-        self.register_buffer("mean_C11", torch.tensor(mean).view(-1, 1, 1))
-        self.register_buffer("scale_C11", 1 / torch.tensor(std).view(-1, 1, 1))
+        self.segmenter, self.dtype = copy.deepcopy(segmenter).to(dtype).eval(), dtype
+        self.register_buffer("mean", torch.tensor(spec.mean).view(-1, 1, 1))
+        self.register_buffer("scale", 1 / torch.tensor(spec.std).view(-1, 1, 1))
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Segments a batch of images."""
         # In the order of segsweep.data.batches.standardise, so that not even the last bit differs.
-        image = (pixels.float() / 255 - self.mean_C11) * self.scale_C11
+        image = (pixels.float() / 255 - self.mean) * self.scale
         logits: Tensor = self.segmenter(image.to(self.dtype)).logits
         return logits.float()
 
 
-@dataclass(frozen=True)
-class Traced:
-    """A traced segmenter.
-
-    Attributes:
-        program: pixels -> logits.
-        is_free: whether height and width are free, not only the batch.
-        why_fixed: what stood against free sizes, in torch's or ONNX Runtime's words; empty if they are free.
-    """
-
-    program: ExportedProgram
-    is_free: bool
-    why_fixed: str
-
-
-class NotExportable(ValueError):
-    """A model of which no graph can be made."""
-
-
-def trace(model: Deployed, size: tuple[int, int], in_channels: int, is_free: bool) -> ExportedProgram:
-    """Follows a batch of two images through the model.
+def trace(model: Deployed, in_channels: int, size: tuple[int, int] | None, is_oblivious: bool = True) -> ExportedProgram:
+    """Follows a batch of images through the model; the batch is free in any case.
 
     Args:
         model: in evaluation mode, on the CPU.
-        size: (H, W) of the images.
         in_channels: C.
-        is_free: whether the graph is to take other heights and widths, too.
+        size: (H, W) of the only images that the graph is to take; None: of any size.
+        is_oblivious: take no branch because two sizes of the example happen to be equal. It frees most models, and a
+            few of the batch's size 1, so it is worth a second try without.
 
     Raises:
-        NotExportable: torch cannot.
+        NotExportableError: torch cannot.
     """
-    if is_free:  # unequal sides, or torch would take them for one number
-        size = (size[0], size[1] + (16 if size[0] == size[1] else 0))
-    free = {0: Dim.DYNAMIC} | ({2: Dim.DYNAMIC, 3: Dim.DYNAMIC} if is_free else {})
-    example = torch.randint(0, 256, (2, in_channels, *size), dtype=torch.uint8)
+    free = {0: Dim.DYNAMIC} | ({2: Dim.DYNAMIC, 3: Dim.DYNAMIC} if size is None else {})
+    example = torch.zeros(2, in_channels, *(size or _LARGE), dtype=torch.uint8)
     try:
-        with torch.no_grad(), _quiet(), _whole_recurrences():
-            return torch.export.export(model, (example,), dynamic_shapes=(free,), strict=False)
+        with torch.no_grad(), quiet(), _whole_recurrences(), symbolic.patch(backed_size_oblivious=is_oblivious):
+            program = torch.export.export(model, (example,), dynamic_shapes=(free,), strict=False)
     except Exception as error:  # torch raises a dozen kinds, most of them its own
-        raise NotExportable(_first_line(error)) from error
+        raise NotExportableError(first_line(error)) from error
+    for node in program.graph.nodes:
+        node.meta.pop("stack_trace", None)  # names files of this machine
+    return program
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """What a library says, without its pages of advice."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[0] if lines else 'no message'}"[:300]
+    return printable(f"{type(error).__name__}: {lines[0] if lines else 'no message'}"[:200])
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Without torch's notes on its own work."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "torch.fx", "onnxscript")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
+def quiet() -> Iterator[None]:
+    """Without what libraries note on their own work."""
+    before = logging.root.manager.disable
+    logging.disable(logging.ERROR)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+        logging.disable(before)
 
 
 @contextmanager

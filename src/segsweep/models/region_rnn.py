@@ -10,7 +10,6 @@ How the data flows:
 from typing import Annotated, Literal
 
 import torch
-import torch.nn.functional as F
 from annotated_types import Ge, Gt
 from torch import Tensor, nn
 
@@ -82,6 +81,9 @@ class RegionRNN(nn.Module):
 
 def _sampled(region_NHW: Tensor, like: Tensor) -> Tensor:
     """Region numbers at the size of a coarser map: those of every second, fourth, ... pixel."""
-    # float64 holds every number exactly, and interpolate takes no integers
-    sampled = F.interpolate(region_NHW[:, None].double(), like.shape[-2:], mode="nearest")
-    return sampled[:, 0].long()
+    # The nearest pixel of interpolate, which takes no integers.
+    row, column = (
+        torch.arange(few, device=like.device) * many // few
+        for few, many in zip(like.shape[-2:], region_NHW.shape[-2:], strict=True)
+    )
+    return region_NHW[:, row][:, :, column]

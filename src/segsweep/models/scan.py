@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from segsweep.models.blocks import ceil_div
+
 _CHUNK = 16  # steps: the matrices of a line of T steps have T x 16 entries instead of T x T
 
 
@@ -97,7 +99,7 @@ def matrix_scan(log_a: Tensor, b: Tensor, reverse: Tensor) -> Tensor:
     # One chunk would do, too; a graph that is exported for any size takes the way that all sizes can go.
     if steps <= _CHUNK and not torch.compiler.is_exporting():
         return sweep_matrix(log_a, reverse).to(b.dtype) @ b
-    missing = -steps % _CHUNK  # filled up by steps that change nothing
+    missing = ceil_div(steps, _CHUNK) * _CHUNK - steps  # filled up by steps that change nothing
     log_a_BnGc = F.pad(log_a, (0, missing)).view(num, heads, -1, _CHUNK).transpose(1, 2)
     b_BnGcD = F.pad(b, (0, 0, 0, missing)).view(num, heads, -1, _CHUNK, features).transpose(1, 2)
     within = sweep_matrix(log_a_BnGc, reverse).to(b.dtype) @ b_BnGcD
