@@ -37,6 +37,7 @@ FLOORS = {
     "launcher": 18,
     "sweeper": 19, "search": 19,
     "__main__": 20,
+    "export": 21,
     "predict": 21,
 }  # fmt: skip
 HEAVY = {
@@ -116,6 +117,7 @@ LIGHT = [
     "hints",
     "report.runs",
     "report.command",
+    "export.command",
     "report.label_efficiency",
     "report.compression",
     "report.readout",

@@ -49,6 +49,7 @@ class Images:
     what: str
     test: "Pictures"
     calibration: "Pictures"
+    is_noise: bool = False
 
 
 class Pictures:
@@ -104,9 +105,7 @@ class _Noise(Pictures):
             yield Picture(rng.integers(0, 256, self.shape, dtype=np.uint8), None)
 
 
-def find_images(
-    run: OpenedRun, size: tuple[int, int], folder: Path | None, root: Path | None, most: int
-) -> Images:
+def find_images(run: OpenedRun, size: tuple[int, int], folder: Path | None, root: Path | None, most: int) -> Images:
     """Those of a folder; else the run's own splits; else, if its data lie on disk and nobody says where, noise.
 
     Args:
@@ -126,9 +125,11 @@ def find_images(
         test, few = ([files[i] for i in _spread(len(files), num)] for num in (most, NUM_CALIBRATION))
         pictures = (_OfFiles(part, run.spec, run.fit, run.data_node) for part in (test, few))
         return Images(f"{len(test)} images of {printable(str(folder))}", *pictures)
-    if root is None and "root" in run.data_node or root is None and _lies_on_disk(run):
+    if root is None and _lies_on_disk(run):
         noise = _Noise(run.spec.in_channels, size)
-        return Images(f"{_NUM_NOISE} images of NOISE: give real ones with --images DIR or --root DIR", noise, noise)
+        return Images(
+            f"{_NUM_NOISE} images of NOISE: give real ones with --images DIR or --root DIR", noise, noise, True
+        )
     data = open_data(run, root)
     test_part = _OfSplit(data, "test", most)
     what = f"{len(test_part)} of {len(test_part.split.items)} test images of the run"
@@ -159,5 +160,3 @@ def _fitted(image: NDArray[np.uint8], spec: DataSpec, fit: str) -> NDArray[np.ui
         return image
     picture = Image.fromarray(image.squeeze(-1) if image.shape[2] == 1 else image)
     return np.asarray(picture.resize((size[1], size[0]), Image.Resampling.BILINEAR)).reshape(*size, -1)
-
-

@@ -57,7 +57,9 @@ class Deployed(nn.Module):
         return logits.float()
 
 
-def trace(model: Deployed, in_channels: int, size: tuple[int, int] | None, is_oblivious: bool = True) -> ExportedProgram:
+def trace(
+    model: Deployed, in_channels: int, size: tuple[int, int] | None, is_oblivious: bool = True
+) -> ExportedProgram:
     """Follows a batch of images through the model; the batch is free in any case.
 
     Args:
