@@ -1,6 +1,6 @@
 """A process that runs one graph and nothing else: started as a script by ``timing``, which tells it when to run.
 
-Arguments: onnx or torch, the file, threads, device, then the shape of the pixels. It prints its own warm time of a pass,
+Arguments: onnx or torch, the file, threads, device, then the shape of the pixels. It prints the seconds of a warm pass,
 then for each number on its input runs so many passes and prints their seconds; at the end its peak memory.
 """
 

@@ -51,20 +51,28 @@ def make_graph(kind: Format, model: Deployed, in_channels: int, size: tuple[int,
         NotExportableError: neither is possible.
     """
     write, run = (_onnx_file, onnx_runner) if kind == "onnx" else (_torch_file, torch_runner)
-    why = ""
-    for is_free in (True, False):
+    why = _refused_size(model, in_channels, size)
+    for is_free in (False,) if why else (True, False):
         for is_oblivious in (True, False):
             try:
                 program = trace(model, in_channels, None if is_free else size, is_oblivious)
                 data = write(program, about | {"sizes": "any" if is_free else f"{size[0]}x{size[1]}"})
                 _try(run(data), model, in_channels, size, is_free)
             except NotExportableError as error:
-                # Of the two ways, the first one's words; of free and fixed, those of free.
-                why = why or str(error)
-                last = error
+                why, last = why or str(error), error  # the first one's words say most
             else:
                 return Graph(data, is_free, "" if is_free else why)
     raise NotExportableError(f"{last}")
+
+
+def _refused_size(model: Deployed, in_channels: int, size: tuple[int, int]) -> str:
+    """What the model says to images of another size; nothing if it takes them."""
+    try:
+        with torch.inference_mode():
+            model(torch.zeros(1, in_channels, size[0] + 32, size[1] + 16, dtype=torch.uint8))
+    except (ValueError, RuntimeError) as error:
+        return first_line(error).partition(". ")[0]
+    return ""
 
 
 def _try(run: Runner, model: Deployed, in_channels: int, size: tuple[int, int], is_free: bool) -> None:
@@ -79,10 +87,7 @@ def _try(run: Runner, model: Deployed, in_channels: int, size: tuple[int, int], 
         pixels = rng.integers(0, 256, (num, in_channels, size[0] + more[0], size[1] + more[1]), dtype=np.uint8)
         shown = f"{num} x {pixels.shape[2]}x{pixels.shape[3]}"
         with torch.inference_mode():
-            try:
-                expected = model(torch.from_numpy(pixels)).numpy()
-            except (ValueError, RuntimeError):  # the model itself takes no such size
-                raise NotExportableError(f"the model takes no images of {shown}") from None
+            expected = model(torch.from_numpy(pixels)).numpy()
         try:
             found = run(pixels)
         except Exception as error:  # of either library, of a dozen kinds

@@ -73,7 +73,7 @@ class _OfSplit(Pictures):
     def __iter__(self) -> Iterator[Picture]:
         for i in self.positions:
             mask = self.split.native_mask(i) if self.split.has_label[i] else None
-            yield Picture(np.ascontiguousarray(self.split.image(i).transpose(2, 0, 1)), mask)
+            yield Picture(self.split.image(i).transpose(2, 0, 1).copy(), mask)
 
 
 class _OfFiles(Pictures):
@@ -89,7 +89,7 @@ class _OfFiles(Pictures):
             raster = open_raster(file, shown, None, _MOST_PIXELS)
             image = to_image(raster, shown, self.spec.in_channels, _scale(self.node.get("scale")), "drop")
             image = _fitted(turn_upright(image, raster.orientation), self.spec, self.fit)
-            yield Picture(np.ascontiguousarray(image.transpose(2, 0, 1)), None)
+            yield Picture(image.transpose(2, 0, 1).copy(), None)
 
 
 class _Noise(Pictures):
@@ -127,9 +127,8 @@ def find_images(run: OpenedRun, size: tuple[int, int], folder: Path | None, root
         return Images(f"{len(test)} images of {printable(str(folder))}", *pictures)
     if root is None and _lies_on_disk(run):
         noise = _Noise(run.spec.in_channels, size)
-        return Images(
-            f"{_NUM_NOISE} images of NOISE: give real ones with --images DIR or --root DIR", noise, noise, True
-        )
+        what = f"{_NUM_NOISE} images of NOISE: give real ones with --images DIR or --root DIR"
+        return Images(what, noise, noise, True)
     data = open_data(run, root)
     test_part = _OfSplit(data, "test", most)
     what = f"{len(test_part)} of {len(test_part.split.items)} test images of the run"

@@ -9,8 +9,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import segsweep
-
 _BLOCK_S = 0.1  # of passes that are timed as one
 
 
@@ -39,7 +37,7 @@ class Cost:
 class _Child:
     def __init__(self, kind: str, file: Path, threads: int, device: str, shape: tuple[int, ...]) -> None:
         script = Path(__file__).with_name("child.py")
-        sources = str(Path(segsweep.__file__).parents[1])
+        sources = str(Path(__file__).parents[2])
         path = os.pathsep.join(filter(None, [sources, os.environ.get("PYTHONPATH")]))
         arguments = [kind, file, threads, device, *shape]
         self.process = subprocess.Popen(

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 
-import segsweep
 from segsweep.export.graphs import Format, Graph, Pixels, make_graph
 from segsweep.export.images import Images
 from segsweep.export.quantise import quantise
@@ -110,7 +109,7 @@ def describe(run: OpenedRun, size: tuple[int, int]) -> dict[str, str]:
         "palette": run.colours[: len(spec.class_names)].tolist(),
         "run": run.name,
         "weights_sha256": run.weights_sha256,
-        "segsweep": segsweep.__version__,
+        "made_by": "segsweep-export",
         "torch": str(torch.__version__),
     }
     return {key: json.dumps(value) for key, value in facts.items()}
