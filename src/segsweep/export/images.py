@@ -123,8 +123,8 @@ def find_images(run: OpenedRun, size: tuple[int, int], folder: Path | None, root
         if not files:
             raise ConfigError(f"--images {folder}: no image in it or below it ({', '.join(_SUFFIXES)})")
         test, few = ([files[i] for i in _spread(len(files), num)] for num in (most, NUM_CALIBRATION))
-        pictures = (_OfFiles(part, run.spec, run.fit, run.data_node) for part in (test, few))
-        return Images(f"{len(test)} images of {printable(str(folder))}", *pictures)
+        first, second = (_OfFiles(part, run.spec, run.fit, run.data_node) for part in (test, few))
+        return Images(f"{len(test)} images of {printable(str(folder))}", first, second)
     if root is None and _lies_on_disk(run):
         noise = _Noise(run.spec.in_channels, size)
         what = f"{_NUM_NOISE} images of NOISE: give real ones with --images DIR or --root DIR"

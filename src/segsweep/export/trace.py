@@ -15,11 +15,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
-from torch.fx.experimental import _config as symbolic
+from torch.fx.experimental import _config
 
 from segsweep.report.printable import printable
 from segsweep.types import DataSpec
 
+_symbolic: Any = _config  # made by torch at run time: types are not known
 _COMPOSITE = torch._C.DispatchKey.CompositeImplicitAutograd
 _LARGE = (256, 320)  # of what a graph for any size is traced with: nothing is computed, and no line is a single chunk
 
@@ -75,7 +76,7 @@ def trace(
     free = {0: Dim.DYNAMIC} | ({2: Dim.DYNAMIC, 3: Dim.DYNAMIC} if size is None else {})
     example = torch.zeros(2, in_channels, *(size or _LARGE), dtype=torch.uint8)
     try:
-        with torch.no_grad(), quiet(), _whole_recurrences(), symbolic.patch(backed_size_oblivious=is_oblivious):
+        with torch.no_grad(), quiet(), _whole_recurrences(), _symbolic.patch(backed_size_oblivious=is_oblivious):
             program = torch.export.export(model, (example,), dynamic_shapes=(free,), strict=False)
     except Exception as error:  # torch raises a dozen kinds, most of them its own
         raise NotExportableError(first_line(error)) from error

@@ -22,6 +22,7 @@ from segsweep.opened import OpenedRun, open_finished
 from segsweep.run import ConfigError
 
 _SIZE = (256, 256)  # where a run fixes no size
+_MOST_SIDE = 4096  # pixels of a crop that is believed
 _WIDTH = 170  # characters, where nobody looks: a file or a pipe
 
 
@@ -47,7 +48,13 @@ def export(options: argparse.Namespace) -> None:
         console.print("warning: no real images at hand, so random noise stands in for them", style="yellow")
     with console.status("", spinner="dots") as status:
         made = make_variants(
-            run, dict.fromkeys(options.format), size, images, options.quantize == "int8", options.half, status.update
+            run,
+            list(dict.fromkeys(options.format)),
+            size,
+            images,
+            options.quantize == "int8",
+            options.half,
+            status.update,
         )
         variants = _made(made, run)
         status.update(f"comparing on {images.what}")
@@ -184,5 +191,6 @@ def _refuse_inside(out: Path, folder: Path) -> None:
 def _crop(run: OpenedRun) -> tuple[int, int] | None:
     """That of the training, from the record: numbers that are checked, or none."""
     crop = run.data_node.get("crop")
-    is_size = isinstance(crop, list) and len(crop) == 2 and all(type(side) is int and 0 < side <= 4096 for side in crop)
-    return (crop[0], crop[1]) if is_size else None
+    if not isinstance(crop, list) or len(crop) != 2:
+        return None
+    return (crop[0], crop[1]) if all(type(side) is int and 0 < side <= _MOST_SIDE for side in crop) else None
