@@ -4,6 +4,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from segsweep.export.graphs import Pixels
 from segsweep.export.trace import NotExportableError, first_line, quiet
@@ -11,7 +12,7 @@ from segsweep.export.trace import NotExportableError, first_line, quiet
 _INTEGER = ("QLinearConv", "QuantizeLinear", "MatMulInteger", "ConvInteger", "QLinearMatMul")
 
 
-def quantise(data: bytes, images: Sequence[Pixels], about: dict[str, str]) -> bytes:
+def quantise(data: bytes, images: Sequence[Pixels], about: dict[str, str], **changes: Any) -> bytes:
     """Static quantisation by ONNX Runtime: a scale for each channel of weights, one for each activation.
 
     As docs/export.md measures: ranges from the smallest to the largest value seen, activations unsigned. Weights have
@@ -21,6 +22,7 @@ def quantise(data: bytes, images: Sequence[Pixels], about: dict[str, str]) -> by
         data: of a float32 model.
         images: (1, C, H, W) each, to calibrate on.
         about: text that the file carries, by key.
+        changes: other arguments of ``quantize_static``, to compare choices.
 
     Raises:
         NotExportableError: it holds nothing to quantise, or ONNX Runtime cannot.
@@ -47,12 +49,15 @@ def quantise(data: bytes, images: Sequence[Pixels], about: dict[str, str]) -> by
                 str(prepared),
                 str(result),
                 Reader(),
-                quant_format=quantization.QuantFormat.QDQ,
-                activation_type=quantization.QuantType.QUInt8,
-                weight_type=quantization.QuantType.QInt8,
-                calibrate_method=quantization.CalibrationMethod.MinMax,
-                per_channel=True,
-                reduce_range=True,
+                **{
+                    "quant_format": quantization.QuantFormat.QDQ,
+                    "activation_type": quantization.QuantType.QUInt8,
+                    "weight_type": quantization.QuantType.QInt8,
+                    "calibrate_method": quantization.CalibrationMethod.MinMax,
+                    "per_channel": True,
+                    "reduce_range": True,
+                    **changes,
+                },
             )
             model = onnx.load(str(result))
         except Exception as error:  # of its dozen kinds
