@@ -54,12 +54,15 @@ def make_graph(kind: Format, model: Deployed, in_channels: int, size: tuple[int,
     why = _refused_size(model, in_channels, size)
     for is_free in (False,) if why else (True, False):
         for is_oblivious in (True, False):
+            program = None
             try:
                 program = trace(model, in_channels, None if is_free else size, is_oblivious)
                 data = write(program, about | {"sizes": "any" if is_free else f"{size[0]}x{size[1]}"})
                 _try(run(data), model, in_channels, size, is_free)
             except NotExportableError as error:
                 why, last = why or str(error), error  # the first one's words say most
+                if program is not None and kind == "onnx":
+                    break  # the other way differs in guards alone, and ONNX has none
             else:
                 return Graph(data, is_free, "" if is_free else why)
     raise NotExportableError(f"{last}")

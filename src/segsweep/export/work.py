@@ -47,15 +47,8 @@ def export(options: argparse.Namespace) -> None:
     if images.is_noise:
         console.print("warning: no real images at hand, so random noise stands in for them", style="yellow")
     with console.status("", spinner="dots") as status:
-        made = make_variants(
-            run,
-            list(dict.fromkeys(options.format)),
-            size,
-            images,
-            options.quantize == "int8",
-            options.half,
-            status.update,
-        )
+        formats, with_int8 = list(dict.fromkeys(options.format)), options.quantize == "int8"
+        made = make_variants(run, formats, size, images, with_int8, options.half, status.update)
         variants = _made(made, run)
         status.update(f"comparing on {images.what}")
         agreements = _compared(run, variants, images, size)
