@@ -1,10 +1,12 @@
 """segsweep-export: one file that answers as the model does, whatever else is asked, and nothing at all if not."""
 
+import dataclasses
 import json
 import os
 import shutil
 import stat
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -128,13 +130,40 @@ def test_the_files_say_what_they_are(exported, run):
         facts = {one.key: one.value for one in model.metadata_props}
         assert {key: json.loads(facts[key]) for key in beside} == beside
         assert "uint8" in facts["input"]
-        assert facts["sizes"] == "any"
+        assert json.loads(facts["sizes"]) == "any"
         assert model.graph.input[0].type.tensor_type.elem_type == onnx.TensorProto.UINT8
         dims = [d.dim_param or d.dim_value for d in model.graph.input[0].type.tensor_type.shape.dim]
         assert dims == ["batch", 1, "height", "width"]
     extra = {"segsweep.json": ""}
     torch.export.load(exported[0] / "model.pt2", extra_files=extra)
     assert json.loads(json.loads(extra["segsweep.json"])["class_names"]) == beside["class_names"]
+
+
+def test_the_example_of_the_page_runs(exported, tmp_path, monkeypatch, run):
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(exported[0] / "model.onnx", tmp_path)
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (50, 40, 3), dtype=np.uint8)).save("photo.png")
+    page = (Path(__file__).parents[1] / "docs" / "export.md").read_text()
+    lines = page.partition("## Pixels in")[2].splitlines()
+    code = "\n".join(line[4:] for line in lines if line.startswith("    "))
+    found = {}
+    exec(code.replace('"RGB"', '"L"').replace("image.transpose(2, 0, 1)[None]", "image[None, None]"), found)
+    assert found["classes"].shape == (1, 50, 40)
+    assert found["facts"]["class_names"] == list(run.spec.class_names)
+    assert equal_share(found["logits"], answer(run, found["pixels"].copy())) >= 0.999
+
+
+def test_a_model_that_branches_on_values_is_refused_with_the_reason(run, folder, tmp_path, monkeypatch, capsys):
+    class Branching(torch.nn.Module):
+        def forward(self, image):
+            return SegmenterOutput(image if image.sum() > 0 else -image)
+
+    broken = dataclasses.replace(run, model=Branching())
+    monkeypatch.setattr(work, "open_finished", lambda folder, trust: broken)
+    (line,) = failed(capsys, folder, "--format", "torch", "--out", tmp_path / "out", "--rounds", "0")
+    assert "cannot be exported" in line
+    assert "docs/export.md" in line
+    assert not (tmp_path / "out").exists()
 
 
 def test_hostile_names_are_inert(exported):

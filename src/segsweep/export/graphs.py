@@ -57,7 +57,7 @@ def make_graph(kind: Format, model: Deployed, in_channels: int, size: tuple[int,
             program = None
             try:
                 program = trace(model, in_channels, None if is_free else size, is_oblivious)
-                data = write(program, about | {"sizes": "any" if is_free else f"{size[0]}x{size[1]}"})
+                data = write(program, about | {"sizes": json.dumps(named(size, is_free))})
                 _try(run(data), model, in_channels, size, is_free)
             except NotExportableError as error:
                 why, last = why or str(error), error  # the first one's words say most
@@ -66,6 +66,11 @@ def make_graph(kind: Format, model: Deployed, in_channels: int, size: tuple[int,
             else:
                 return Graph(data, is_free, "" if is_free else why)
     raise NotExportableError(f"{last}")
+
+
+def named(size: tuple[int, int], is_free: bool) -> str:
+    """``any`` or ``HxW``."""
+    return "any" if is_free else f"{size[0]}x{size[1]}"
 
 
 def _refused_size(model: Deployed, in_channels: int, size: tuple[int, int]) -> str:

@@ -5,11 +5,12 @@ How the data flows:
     pixels (N, C, H, W) uint8 -> / 255 -> standardised -> segmenter -> logits (N, K, H, W) float32
 """
 
+import contextlib
 import copy
+import io
 import logging
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -91,20 +92,20 @@ def first_line(error: Exception) -> str:
     return printable(f"{type(error).__name__}: {lines[0] if lines else 'no message'}"[:200])
 
 
-@contextmanager
+@contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """Without what libraries note on their own work."""
     before = logging.root.manager.disable
     logging.disable(logging.ERROR)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):  # torch prints whole graphs
             warnings.simplefilter("ignore")
             yield
     finally:
         logging.disable(before)
 
 
-@contextmanager
+@contextlib.contextmanager
 def _whole_recurrences() -> Iterator[None]:
     """Has torch know the shapes of recurrent layers without unrolling them, which would fix the number of steps."""
     aten = torch.ops.aten

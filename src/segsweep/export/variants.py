@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from segsweep.export.graphs import Format, Graph, Pixels, make_graph
+from segsweep.export.graphs import Format, Graph, Pixels, make_graph, named
 from segsweep.export.images import Images
 from segsweep.export.quantise import quantise
 from segsweep.export.trace import Deployed, NotExportableError
@@ -62,7 +62,7 @@ def make_variants(
             say(f"making {NAMES[name]}")
             model = Deployed(run.model, run.spec, torch.float16 if is_half else torch.float32).eval()
             try:
-                graph = make_graph(kind, model, run.spec.in_channels, size, about | {"variant": name})
+                graph = make_graph(kind, model, run.spec.in_channels, size, about | {"variant": json.dumps(name)})
             except NotExportableError as error:
                 raise NotExportableError(f"{name}: {error}") from error
             yield Variant(name, kind, graph, not is_half)
@@ -72,9 +72,9 @@ def make_variants(
 
 
 def _int8(graph: Graph, images: Images, about: dict[str, str], size: tuple[int, int]) -> Variant:
-    sizes = {"sizes": "any" if graph.is_free else f"{size[0]}x{size[1]}"}
     pixels = list(_calibration(images, size, graph.is_free))
-    data = quantise(graph.data, pixels, about | sizes | {"variant": "onnx int8"})
+    own = {"sizes": json.dumps(named(size, graph.is_free)), "variant": json.dumps("onnx int8")}
+    data = quantise(graph.data, pixels, about | own)
     return Variant("onnx int8", "onnx", dataclasses.replace(graph, data=data), False)
 
 

@@ -13,7 +13,7 @@ from rich.console import Console
 from segsweep import hardware
 from segsweep.export import table, timing
 from segsweep.export.agreement import REFERENCE, Agreement, compare
-from segsweep.export.graphs import Pixels, Runner, onnx_runner, torch_runner
+from segsweep.export.graphs import Pixels, Runner, named, onnx_runner, torch_runner
 from segsweep.export.images import Images, find_images
 from segsweep.export.trace import Deployed, NotExportableError
 from segsweep.export.variants import NAMES, Variant, describe, make_variants
@@ -126,7 +126,7 @@ def _rows(
                 variant.name,
                 NAMES[variant.name],
                 len(graph.data),
-                "any" if graph.is_free else f"{size[0]}x{size[1]}",
+                named(size, graph.is_free),
                 graph.why_fixed,
                 agreements[variant.name],
                 cost,
