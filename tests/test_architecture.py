@@ -37,6 +37,7 @@ FLOORS = {
     "launcher": 18,
     "sweeper": 19, "search": 19,
     "__main__": 20,
+    "evaluate": 21,
     "export": 21,
     "predict": 21,
 }  # fmt: skip

@@ -7,10 +7,10 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from segsweep.data.datamodule import DataModule
 from segsweep.data.images import to_image, turn_upright
+from segsweep.data.pixels import fitted_size, resize_image
 from segsweep.data.rasters import open_raster
 from segsweep.opened import OpenedRun
 from segsweep.opened.data import open_data
@@ -88,7 +88,8 @@ class _OfFiles(Pictures):
             shown = printable(str(file))
             raster = open_raster(file, shown, None, _MOST_PIXELS)
             image = to_image(raster, shown, self.spec.in_channels, _scale(self.node.get("scale")), "drop")
-            image = _fitted(turn_upright(image, raster.orientation), self.spec, self.fit)
+            image = turn_upright(image, raster.orientation)
+            image = resize_image(image, fitted_size((image.shape[0], image.shape[1]), self.spec, self.fit))
             yield Picture(image.transpose(2, 0, 1).copy(), None)
 
 
@@ -146,16 +147,3 @@ def _spread(num: int, most: int) -> list[int]:
 def _scale(value: object) -> tuple[float, float] | None:
     is_pair = isinstance(value, list | tuple) and len(value) == 2
     return (float(value[0]), float(value[1])) if is_pair else None  # type: ignore[index]
-
-
-def _fitted(image: NDArray[np.uint8], spec: DataSpec, fit: str) -> NDArray[np.uint8]:
-    """(h, w, C) at the size that the data cache would decode it to."""
-    own = (image.shape[0], image.shape[1])
-    size = spec.size or own
-    if fit == "pad" and spec.size:
-        scale = min(size[0] / own[0], size[1] / own[1])
-        size = (max(1, round(own[0] * scale)), max(1, round(own[1] * scale)))
-    if own == size:
-        return image
-    picture = Image.fromarray(image.squeeze(-1) if image.shape[2] == 1 else image)
-    return np.asarray(picture.resize((size[1], size[0]), Image.Resampling.BILINEAR)).reshape(*size, -1)

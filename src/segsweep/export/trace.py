@@ -53,7 +53,7 @@ class Deployed(nn.Module):
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Segments a batch of images."""
-        # In the order of segsweep.data.batches.standardise, so that not even the last bit differs.
+        # In the order of segsweep.data.pixels.standardise, so that not even the last bit differs.
         image = (pixels.float() / 255 - self.mean) * self.scale
         logits: Tensor = self.segmenter(image.to(self.dtype)).logits
         return logits.float()
