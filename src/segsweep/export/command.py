@@ -6,6 +6,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from segsweep.report.printable import printable
+
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command ``segsweep-export``."""
@@ -27,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         export(options)
     except (ConfigError, DataError, Problem, NotExportableError, Disagreement, RuntimeError, OSError) as error:
         for line in str(error).splitlines() or [type(error).__name__]:
-            print(f"error: {line}", file=sys.stderr)
+            print(f"error: {printable(line)}", file=sys.stderr)
         sys.exit(1)
 
 

@@ -145,5 +145,7 @@ def _spread(num: int, most: int) -> list[int]:
 
 
 def _scale(value: object) -> tuple[float, float] | None:
-    is_pair = isinstance(value, list | tuple) and len(value) == 2
-    return (float(value[0]), float(value[1])) if is_pair else None  # type: ignore[index]
+    """As the record says it, which may be anything."""
+    if not isinstance(value, list) or [type(v) in (int, float) for v in value] != [True, True] or value[0] >= value[1]:
+        return None
+    return float(value[0]), float(value[1])

@@ -4,6 +4,7 @@ import argparse
 import json
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from segsweep.opened import OpenedRun, open_finished
 from segsweep.run import ConfigError
 
 _SIZE = (256, 256)  # where a run fixes no size
+_POINT = 0.01  # of mIoU: a loss that is said
 _MOST_SIDE = 4096  # pixels of a crop that is believed
 _WIDTH = 170  # characters, where nobody looks: a file or a pipe
 
@@ -170,10 +172,21 @@ def _show(console: Console, rows: list[table.Row], facts: dict[str, Any], out: P
     for row in rows:
         if row.sizes != "any":
             console.print(f"{row.name} takes {row.sizes} only: {row.why_fixed}", markup=False, highlight=False)
+    for line in _losses(rows):
+        console.print(line, markup=False, highlight=False)
     for row in rows:
         if row.file:
             console.print(f"written: {out / row.file}", markup=False, highlight=False)
     console.print(f"written: {out}/model.json, export.md, export.json", markup=False, highlight=False)
+
+
+def _losses(rows: list[table.Row]) -> Iterator[str]:
+    """What costs more than a point of mIoU."""
+    before = rows[0].agreement.miou
+    for row in rows[1:]:
+        after = row.agreement.miou
+        if before is not None and after is not None and not before - after <= _POINT:
+            yield f"warning: {row.name} loses {100 * (before - after):.1f} points of mIoU"
 
 
 def _refuse_inside(out: Path, folder: Path) -> None:
