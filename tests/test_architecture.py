@@ -40,6 +40,7 @@ FLOORS = {
     "sweeper": 19, "search": 19,
     "__main__": 20,
     "evaluate": 21,
+    "export": 21,
     "predict": 21,
     "explain": 21,
 }  # fmt: skip
@@ -121,6 +122,7 @@ LIGHT = [
     "report.runs",
     "report.command",
     "explain.command",
+    "export.command",
     "report.label_efficiency",
     "report.compression",
     "report.readout",
