@@ -13,6 +13,7 @@ from pathlib import Path, PurePosixPath
 from types import TracebackType
 from typing import Any
 
+from segsweep.contained import read_bytes
 from segsweep.files import write_atomic
 from segsweep.report.printable import printable
 from segsweep.run import ConfigError, LockedError, lock
@@ -64,7 +65,7 @@ class Manifest:
 
     def _open(self) -> None:
         path = self.folder / FILE
-        if not path.exists():
+        if not path.exists() and not path.is_symlink():
             if others := sorted(set(os.listdir(self.folder)) - {".lock"}):
                 raise ConfigError(
                     f"{self.folder} holds other files ({printable(others[0])}) and no {FILE}. Choose a new folder with "
@@ -76,11 +77,7 @@ class Manifest:
         self._file = path.open("a", encoding="ascii")
 
     def _read(self, path: Path) -> None:
-        if path.stat().st_size > _MOST:
-            raise ConfigError(
-                f"{path} has {path.stat().st_size:,} bytes: no manifest is that long. Choose another --out"
-            )
-        data = path.read_bytes()
+        data = read_bytes(self.folder, FILE, _MOST)
         if not data.endswith(b"\n"):  # of a process that was killed in the middle of a line
             data = data[: data.rfind(b"\n") + 1]
             write_atomic(path, data)
