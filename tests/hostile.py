@@ -193,7 +193,6 @@ def weights_a_pipe(p: Place) -> None:
 def outputs_are_links(p: Place) -> None:
     """Whoever shares the output folder has laid links where files will be written."""
     for name in (
-        ".lock",
         "predictions.jsonl",
         "run.json",
         "record.json",
