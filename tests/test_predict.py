@@ -222,6 +222,8 @@ def test_predictions_are_no_input(predict, photos):
     assert predict(photos, out=photos / "predictions")[0] == 0
     code, out, _ = predict(photos, out=photos / "predictions")
     assert (code, out[0].split(":")[0]) == (0, "0 predicted, 3 there already")
+    code, out, _ = predict(f"{photos}/**/*.png", out=photos / "predictions")
+    assert (code, out[0].split(":")[0]) == (0, "0 predicted, 3 there already")
 
 
 @pytest.mark.parametrize("arguments", [["nothing*.png"], ["nowhere"], ["empty"]])
@@ -293,6 +295,7 @@ def test_nothing_foreign_is_overwritten(predict, photos):
     code, _, err = predict(photos, out=photos)
     assert code == 1
     assert "holds other files" in err[0]
+    assert not (photos / ".lock").exists()
     assert (photos / "a.png").read_bytes() == before
 
 
