@@ -309,6 +309,18 @@ def test_a_link_in_the_output_folder_leads_nowhere(predict, photos, tmp_path):
     assert files(tmp_path / "elsewhere") == []
 
 
+@pytest.mark.parametrize("name", ["predictions.jsonl", ".lock", "a.png"])
+def test_links_are_replaced_or_refused_and_never_written_through(predict, photos, tmp_path, name):
+    (tmp_path / "secret").write_text("mine")
+    predict(photos / "a.png")
+    (tmp_path / "out" / name).unlink()
+    (tmp_path / "out" / name).symlink_to(tmp_path / "secret")
+    code, _, err = predict(photos)
+    assert (tmp_path / "secret").read_text() == "mine"
+    assert code == (0 if name == "a.png" else 1)
+    assert code == 0 or f"{name} is a link" in err[0]
+
+
 def test_two_processes_do_not_share_a_folder(predict, photos, tmp_path):
     predict(photos)
     with lock(tmp_path / "out"):

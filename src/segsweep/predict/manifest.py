@@ -13,6 +13,7 @@ from pathlib import Path, PurePosixPath
 from types import TracebackType
 from typing import Any
 
+from segsweep.contained import read_bytes
 from segsweep.files import UNFINISHED, write_atomic
 from segsweep.report.printable import printable
 from segsweep.run import ConfigError, LockedError, lock
@@ -72,6 +73,9 @@ class Manifest:
         self._file = path.open("a", encoding="ascii")
 
     def _refuse_foreign(self) -> None:
+        for name in (FILE, ".lock"):
+            if (self.folder / name).is_symlink():  # it would be written through
+                raise ConfigError(f"{self.folder / name} is a link. Remove it, or choose another --out")
         others = sorted(set(os.listdir(self.folder)) - {".lock"})
         if others and FILE not in others and any(not name.endswith(UNFINISHED) for name in others):
             raise ConfigError(
