@@ -222,6 +222,8 @@ def test_predictions_are_no_input(predict, photos):
     assert predict(photos, out=photos / "predictions")[0] == 0
     code, out, _ = predict(photos, out=photos / "predictions")
     assert (code, out[0].split(":")[0]) == (0, "0 predicted, 3 there already")
+    code, out, _ = predict(f"{photos}/**/*.png", out=photos / "predictions")
+    assert (code, out[0].split(":")[0]) == (0, "0 predicted, 3 there already")
 
 
 @pytest.mark.parametrize("arguments", [["nothing*.png"], ["nowhere"], ["empty"]])
@@ -293,6 +295,7 @@ def test_nothing_foreign_is_overwritten(predict, photos):
     code, _, err = predict(photos, out=photos)
     assert code == 1
     assert "holds other files" in err[0]
+    assert not (photos / ".lock").exists()
     assert (photos / "a.png").read_bytes() == before
 
 
@@ -304,6 +307,18 @@ def test_a_link_in_the_output_folder_leads_nowhere(predict, photos, tmp_path):
     assert code == 1
     assert "is a link out of" in err[0]
     assert files(tmp_path / "elsewhere") == []
+
+
+@pytest.mark.parametrize("name", ["predictions.jsonl", ".lock", "a.png"])
+def test_links_are_replaced_or_refused_and_never_written_through(predict, photos, tmp_path, name):
+    (tmp_path / "secret").write_text("mine")
+    predict(photos / "a.png")
+    (tmp_path / "out" / name).unlink()
+    (tmp_path / "out" / name).symlink_to(tmp_path / "secret")
+    code, _, err = predict(photos)
+    assert (tmp_path / "secret").read_text() == "mine"
+    assert code == (0 if name == "a.png" else 1)
+    assert code == 0 or f"{name} is a link" in err[0]
 
 
 def test_two_processes_do_not_share_a_folder(predict, photos, tmp_path):

@@ -37,15 +37,16 @@ def facts(num_classes, *others):
     [
         pytest.param(facts(11, "data.size=null", "data.crop=[128,128]"), id="native"),
         pytest.param(facts(11, "data.size=[512,512]"), id="fixed"),
-        pytest.param(facts(150, "data.size=[512,512]"), id="fixed-150"),
     ],
 )
-def test_a_large_image_takes_less_than_two_gigabytes(tmp_path, data):
+def test_a_large_image_takes_less_than_two_gigabytes(tmp_path, data, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
     run = write_finished(tmp_path / "run", "unet", "model.widths=[4,8]", data=data)
     part = np.random.default_rng(0).integers(0, 256, (500, _SIDE, 3), dtype=np.uint8)
     picture = Image.new("RGB", (_SIDE, _SIDE))
     for top in range(0, _SIDE, 500):
         picture.paste(Image.fromarray(part), (0, top))
+    del part
     picture.save(tmp_path / "large.png", compress_level=1)
     arguments = [str(run), str(tmp_path / "large.png"), "--out", str(tmp_path / "out")]
     done = subprocess.run([sys.executable, "-c", _CHILD, *arguments], capture_output=True, text=True, timeout=1800)

@@ -27,6 +27,7 @@ SHORT = {
     "scaling": "scaling.py --rounds 1 --steps 3 --sizes 64 128 192 --batches 4 8 16 --jobs 3 60 --runs 10 100",
     "time_to": "time_to.py --seeds 1 --epochs 3 --targets 0.05,0.1 data.num_train=800 data.num_val=100",
     "memory": "memory.py --models unet --size 96 128",
+    "large_image": "large_image.py --side 2000 --kinds 0 2",
     "accuracy": "accuracy.py --epochs 1 --seeds 1 --digits 160 40 40 --out {folder}/accuracy.jsonl",
 }
 CAMVID = {

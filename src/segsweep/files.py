@@ -10,7 +10,7 @@ from typing import BinaryIO
 
 from segsweep.signals import shielded
 
-_UNFINISHED = ".unfinished"  # ends the name of a file that is being written
+UNFINISHED = ".unfinished"  # ends the name of a file that is being written
 
 
 def write_atomic(path: Path, data: bytes | memoryview) -> None:
@@ -36,7 +36,7 @@ def _write_beside(path: Path, data: bytes | memoryview) -> None:
 def growing(path: Path) -> Iterator[BinaryIO]:
     """Opens a file to write that appears, whole, when the block is done; without a trace if an exception ends it."""
     # In the same folder: a rename across file systems would be a copy.
-    handle, temporary = tempfile.mkstemp(_UNFINISHED, f".{path.name}-", path.parent)
+    handle, temporary = tempfile.mkstemp(UNFINISHED, f".{path.name}-", path.parent)
     try:
         with os.fdopen(handle, "wb") as file:
             yield file
@@ -52,7 +52,7 @@ def growing(path: Path) -> Iterator[BinaryIO]:
 
 def remove_unfinished(folder: Path) -> None:
     """Removes what a killed process was writing in a folder and those below it; nobody else may be writing there."""
-    for path in folder.rglob(f".*{_UNFINISHED}"):
+    for path in folder.rglob(f".*{UNFINISHED}"):
         path.unlink(missing_ok=True)
 
 

@@ -67,10 +67,11 @@ def _find(text: str, out: Path) -> Iterator[Input | str]:
     elif os.path.lexists(path):
         yield f"{printable(text)} is no file that can be read. Name an image or a folder"
     elif _MAGIC.search(text):
-        root = _fixed_part(text)
+        root, skipped = _fixed_part(text), out.resolve()
         for match in sorted(glob.glob(text, recursive=True)):
             place = Path(match)
-            if place.is_file() and (place.suffix.lower() in SUFFIXES or Path(text).suffix):
+            is_image = place.suffix.lower() in SUFFIXES or bool(Path(text).suffix)
+            if place.is_file() and is_image and not place.resolve().is_relative_to(skipped):
                 yield Input(place, Path(os.path.relpath(place, root)).as_posix(), root.absolute().name)
 
 

@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Any
 
 from segsweep.contained import read_bytes
-from segsweep.files import write_atomic
+from segsweep.files import UNFINISHED, write_atomic
 from segsweep.report.printable import printable
 from segsweep.run import ConfigError, LockedError, lock
 
@@ -43,6 +43,7 @@ class Manifest:
 
     def __enter__(self) -> Manifest:
         self.folder.mkdir(parents=True, exist_ok=True)
+        self._refuse_foreign()  # before a lock is left there
         self._lock = lock(self.folder)
         try:
             self._lock.__enter__()
@@ -65,16 +66,22 @@ class Manifest:
 
     def _open(self) -> None:
         path = self.folder / FILE
-        if not path.exists() and not path.is_symlink():
-            if others := sorted(set(os.listdir(self.folder)) - {".lock"}):
-                raise ConfigError(
-                    f"{self.folder} holds other files ({printable(others[0])}) and no {FILE}. Choose a new folder with "
-                    "--out, so that nothing is overwritten"
-                )
+        if not path.exists():
             head = {"schema": SCHEMA, **self.belongs_to}
             write_atomic(path, (json.dumps(head) + "\n").encode())
         self._read(path)
         self._file = path.open("a", encoding="ascii")
+
+    def _refuse_foreign(self) -> None:
+        for name in (FILE, ".lock"):
+            if (self.folder / name).is_symlink():  # it would be written through
+                raise ConfigError(f"{self.folder / name} is a link. Remove it, or choose another --out")
+        others = sorted(set(os.listdir(self.folder)) - {".lock"})
+        if others and FILE not in others and any(not name.endswith(UNFINISHED) for name in others):
+            raise ConfigError(
+                f"{self.folder} holds other files ({printable(others[0])}) and no {FILE}. Choose a new folder with "
+                "--out, so that nothing is overwritten"
+            )
 
     def _read(self, path: Path) -> None:
         data = read_bytes(self.folder, FILE, _MOST)
