@@ -264,6 +264,7 @@ def refuse_other_config(folder: Path, before: Mapping[str, Any], facts: Mapping[
     old, new = flatten(before.get("config") or {}), flatten(facts["config"])
     keys = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
     changes = ", ".join(f"{key}: {old.get(key)!r} -> {new.get(key)!r}" for key in keys[:8])
+    changes = changes or "the weights that init_from names have changed"
     raise ConfigError(
         f"{folder} holds a run of another config ({changes}). Choose another name=, or remove that folder to start over"
     )
