@@ -279,6 +279,7 @@ def test_a_point_chooses_the_region_around_it_in_the_images_own_pixels():
     assert found.number == 1
     assert found.region.sum() == 6
     assert not found.region[0].any()
+    assert target.point_target(prediction, SPEC, (25, 10), (40, 60), "a.png").number == 0
     for point in ((40, 0), (0, 60), (-1, 0)):
         with pytest.raises(ConfigError, match=r"outside of a\.png: rows are 0\.\.39, columns 0\.\.59"):
             target.point_target(prediction, SPEC, point, (40, 60), "a.png")

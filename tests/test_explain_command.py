@@ -14,6 +14,7 @@ from PIL import Image
 
 from segsweep.explain.command import main
 from segsweep.explain.write import FILE
+from tests.conftest import quick_ones
 from tests.finished import change, write_finished
 
 pytest.importorskip("captum")
@@ -166,6 +167,16 @@ def test_a_model_with_dropout_is_asked_many_times(explain):
     assert "left out" not in printed
     assert "Disagreement of the dropout passes" in page
     assert "Seg-Grad-CAM" not in page
+
+
+@pytest.mark.parametrize("model", quick_ones("model", "reseg", "dense_cnn"))
+def test_every_model_is_explained(model, tmp_path, capsys):
+    run = write_finished(tmp_path / model, model)
+    main([str(run), "--test", "0", "--out", str(tmp_path / "out"), *QUICK])
+    facts = json.loads((tmp_path / "out" / "explain.json").read_text())
+    has_encoder = "no convolutional encoder" not in capsys.readouterr().out
+    assert ("grad-cam" in facts["images"][0]["maps"]) == has_encoder
+    assert has_encoder == (model not in ("renet", "dpt", "dense_autoencoder") and not model.startswith("dense_cnn"))
 
 
 def test_masks_give_a_calibration(explain, tmp_path):
