@@ -118,6 +118,17 @@ def start(composer, tmp_path, monkeypatch):
     return run
 
 
+@pytest.fixture(scope="session")
+def finished(composer, tmp_path_factory):
+    """A tiny run to start from, to prune or to learn from: model.widths=[4,8], seed=0. Not to be written to."""
+    folder = tmp_path_factory.mktemp("finished") / "model=unet,seed=0"
+    folder.mkdir()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("segsweep.cost._INFERENCE_S", 0.02)
+        train(composer(*TINY, "model.widths=[4,8]", "trainer.max_epochs=1"), folder, ORIGIN)
+    return folder
+
+
 @pytest.fixture
 def interrupted(monkeypatch):
     """``with interrupted(before_epoch=2): ...`` has a run end there as Ctrl-C would end it."""

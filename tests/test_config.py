@@ -41,8 +41,8 @@ def test_every_option_passes_the_check(group, composer):
         has_root = group == "data" and option not in ("digits", "far_cue")
         cfg = composer(f"{group}={option}", *["data.root=/nowhere"] * has_root, hydra=True)
         found = mistakes(_job(cfg), cfg.hydra.runtime.choices)
-        # Without a dataset, a GPU and, for loss=sum, a factor at hand, that much is missing.
-        missing = ("data.root=/nowhere", "sees no GPU", "give one, e.g. loss.terms.dice=1")
+        # Without a dataset, a GPU, a teacher and, for loss=sum, a factor at hand, that much is missing.
+        missing = ("data.root=/nowhere", "sees no GPU", "give one, e.g. loss.terms.dice=1", "init_from=RUN")
         expected = [line for line in found if line.startswith("data.") or any(part in line for part in missing)]
         assert found == expected
 

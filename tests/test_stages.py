@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 
 from segsweep.check import mistakes
 from segsweep.checkpoints import BestWeights, HashedCheckpointIO
-from segsweep.config import build_data, build_model, make, settle
+from segsweep.config import build_data, build_model, make, make_model, settle
 from segsweep.freezing import EncoderSwitch
 from segsweep.losses import Reconstruction
 from segsweep.models.blocks import ConvEncoder
@@ -137,7 +137,7 @@ def test_the_best_epoch_is_one_of_the_last_stage(tmp_path):
         best.on_train_epoch_end(trainer, task)
         return best.epoch
 
-    best = BestWeights(tmp_path, "val/miou", {})
+    best = BestWeights(tmp_path, "val/miou", {}, make_model)
     assert [epoch(0, 0, 0.8), epoch(1, 0, 0.9), epoch(2, 1, 0.1), epoch(3, 1, 0.05), epoch(4, 1, 0.2)] == [
         0,
         1,
@@ -145,7 +145,7 @@ def test_the_best_epoch_is_one_of_the_last_stage(tmp_path):
         2,
         4,
     ]
-    continued = BestWeights(tmp_path, "val/miou", {})
+    continued = BestWeights(tmp_path, "val/miou", {}, make_model)
     continued.load_state_dict(best.state_dict())
     assert (continued.epoch, continued.stage) == (4, 1)
 

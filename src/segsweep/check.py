@@ -13,6 +13,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from segsweep.check_initial import initial_mistakes
 from segsweep.check_stacking import stacking_mistakes
 from segsweep.config import (
     TOP_LEVEL,
@@ -44,6 +45,7 @@ _MISSING_HINTS = {
 
 # Groups that a group's check looks at, itself alone by default.
 _READS = {"regime": ("regime", "model", "data"), "trainer": ("trainer", "data", "regime")}
+_INITIAL = {"init_from", "model", "data", "regime", "trainer"}  # what its check looks at
 Memo = dict[str, list[str]]  # what was said of groups before; a sweep repeats most of them in every job
 
 
@@ -130,7 +132,7 @@ def check_values(plain: dict[str, Any], choices: Choices, memo: Memo | None = No
     memo = {} if memo is None else memo
     lines: list[str] = []
     for group, node in plain.items():
-        if isinstance(node, dict) and group in TOP_LEVEL:
+        if isinstance(node, dict) and group in TOP_LEVEL and group != "init_from":
             read = {name: plain.get(name) for name in _READS.get(group, (group,))}
             key = json.dumps([group, choices.get(group), read], default=repr)
             if key not in memo:
@@ -140,6 +142,11 @@ def check_values(plain: dict[str, Any], choices: Choices, memo: Memo | None = No
         key = json.dumps(["stack_seeds", {**plain, "seed": 0, "name": None}], default=repr)
         if key not in memo:
             memo[key] = list(stacking_mistakes(plain))
+        lines += memo[key]
+    if not lines and plain.keys() >= _INITIAL:
+        key = json.dumps(["init_from", {name: plain.get(name) for name in sorted(_INITIAL)}], default=repr)
+        if key not in memo:
+            memo[key] = list(initial_mistakes(plain))
         lines += memo[key]
     lines += _check_scalars(plain)
     return lines

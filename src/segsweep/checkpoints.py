@@ -186,20 +186,24 @@ class BestWeights(Checkpoint):
         folder: receives ``best.safetensors`` and ``best.json``.
         monitor: metric, e.g. ``val/miou``; its direction is the metric's own.
         model: plain description of the model, stored in ``best.json``.
+        build: such a description -> a model.
 
     Attributes:
         epoch: of the best weights, None before the first.
         value: of the monitored metric there.
     """
 
-    def __init__(self, folder: Path, monitor: str, model: dict[str, Any]) -> None:
-        self.folder, self.monitor, self.model = folder, monitor, model
+    def __init__(
+        self, folder: Path, monitor: str, model: dict[str, Any], build: Callable[[dict[str, Any]], nn.Module]
+    ) -> None:
+        self.folder, self.monitor, self.model, self.build = folder, monitor, model, build
         self.sign = 1 if best_is(monitor) == "max" else -1
         self.epoch: int | None = None
         self.value = float("nan")
         self.stage = 0  # of the regime, in which that epoch ended
         self._is_new = False  # whether its weights are still to be written
         self._continued = -1  # epoch at whose end the checkpoint that is continued was written
+        self._task: Any = None
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Decides whether the weights are the best so far; without any validation the newest count as the best.
@@ -222,7 +226,7 @@ class BestWeights(Checkpoint):
         stage: int = pl_module.stage_index  # type: ignore[assignment]
         if self.epoch is None or stage > self.stage or is_better:
             self.epoch, self.value, self.stage = trainer.current_epoch, value, stage
-            self._is_new = True
+            self._is_new, self._task = True, pl_module
 
     def state_dict(self) -> dict[str, Any]:
         """What a continued run needs to know."""
@@ -240,16 +244,18 @@ class BestWeights(Checkpoint):
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Writes the best weights again if they are those of the checkpoint: they may not have been written at all."""
-        self._is_new = self.epoch is not None and self.epoch == self._continued
+        self._is_new, self._task = self.epoch is not None and self.epoch == self._continued, pl_module
         self.write(trainer)
 
-    def restore(self, model: nn.Module) -> None:
-        """Loads the best weights into a model of the same architecture.
+    def restore(self, task: Any) -> None:
+        """Gives a task the model that was written: its own with the best weights, or what pruning has left of it.
 
         Raises:
             ValueError: the file is damaged.
         """
-        model.load_state_dict(load(read_hashed(self.folder / "best.safetensors")))
+        model, _ = task.objective.kept(task.model, self.model, self.build)
+        task.model = model.to(memory_format=torch.channels_last)  # as it was trained
+        task.model.load_state_dict(load(read_hashed(self.folder / "best.safetensors")))
 
     def write(self, trainer: pl.Trainer) -> None:
         """Writes the weights if the epoch that has just ended was the best; all ranks have to call it."""
@@ -259,10 +265,13 @@ class BestWeights(Checkpoint):
         state = averaged_state(trainer)  # of which each rank may hold a part
         if not trainer.is_global_zero:
             return
-        mine = ((k.removeprefix("model."), v) for k, v in state.items() if k.startswith("model."))
+        mine = {k.removeprefix("model."): v for k, v in state.items() if k.startswith("model.")}
+        model, node = self._task.objective.kept(self._task.model, self.model, self.build)
+        if model is not self._task.model:
+            mine = model.state_dict()
         # A new layout per tensor: safetensors stores contiguous memory, channels_last weights are not.
-        weights: dict[str, Tensor] = {k: v.cpu().contiguous() for k, v in mine}
+        weights: dict[str, Tensor] = {k: v.cpu().contiguous() for k, v in mine.items()}
         self.folder.mkdir(parents=True, exist_ok=True)
         write_hashed(self.folder / "best.safetensors", save(weights))
-        facts = {"epoch": self.epoch, "monitor": self.monitor, "value": self.value, "model": self.model}
+        facts = {"epoch": self.epoch, "monitor": self.monitor, "value": self.value, "model": node}
         write_atomic(self.folder / "best.json", json.dumps(facts, indent=1).encode())

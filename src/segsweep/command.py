@@ -182,6 +182,21 @@ def _no_warning_instead() -> Iterator[None]:
         stop(["the config cannot be checked, which is a defect of segsweep: " + traceback.format_exc()])
 
 
+def as_folders(arguments: list[str]) -> list[str]:
+    """Quotes a folder of ``init_from`` as Hydra wants it: those of jobs have commas in their names."""
+    parts = [argument.partition("=") for argument in arguments]
+    return [
+        f"{key}={written(value)}" if _is_folder(key, value) else key + equals + value for key, equals, value in parts
+    ]
+
+
+def _is_folder(key: str, value: str) -> bool:
+    """Whether a value is one folder as it stands, or one for each seed: ``sweeps/a/model=unet,seed=${seed}``."""
+    start, dollar, rest = value.partition("${")
+    known = Path(start).parent if dollar and "," not in rest else Path(value)
+    return key == "init_from" and not value.startswith(("'", '"')) and known.is_dir() and value != ""
+
+
 def as_axes(arguments: list[str]) -> list[str]:
     """Makes a sweep's overrides of single values axes of one value: ``model.heads=2`` -> ``model.heads=choice(2)``.
 

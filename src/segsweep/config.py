@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from segsweep import initial
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -29,7 +31,7 @@ if TYPE_CHECKING:
     from segsweep.task import Task
 
 GROUPS = ("model", "loss", "data", "augment", "optimizer", "scheduler", "regime", "trainer")
-TOP_LEVEL = (*GROUPS, "seed", "name", "monitor", "sweep")
+TOP_LEVEL = (*GROUPS, "seed", "name", "monitor", "init_from", "sweep")
 
 # Keys of a node that are facts for people and other nodes, not arguments of its target.
 FACTS = {
@@ -87,7 +89,8 @@ def is_silent(key: str) -> bool:
 def settle(cfg: DictConfig) -> dict[str, Any]:
     """Resolves interpolations and everything that is ``auto`` to plain values: what the run will really do.
 
-    ``trainer.accelerator`` and ``trainer.precision`` follow from this machine's capability flags.
+    ``trainer.accelerator`` and ``trainer.precision`` follow from this machine's capability flags; ``init_from`` becomes
+    what is known of that run, its weights' digest among it.
     """
     plain: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)  # type: ignore[assignment]
     return settle_plain(plain)
@@ -95,7 +98,8 @@ def settle(cfg: DictConfig) -> dict[str, Any]:
 
 def settle_plain(plain: dict[str, Any]) -> dict[str, Any]:
     """The same for values that are resolved already."""
-    return {**plain, "trainer": settle_trainer(plain["trainer"])}
+    start = {"init_from": initial.settled(plain["init_from"])} if "init_from" in plain else {}
+    return {**plain, **start, "trainer": settle_trainer(plain["trainer"])}
 
 
 def plain_group(cfg: DictConfig, group: str) -> dict[str, Any]:
@@ -127,6 +131,8 @@ def fingerprint(plain: dict[str, Any], with_seed: bool = True) -> str:
         16 hexadecimal digits.
     """
     semantic = semantic_part(plain)
+    if "init_from" in semantic:  # by its content: a run that was moved is the same start
+        semantic["init_from"] = initial.identity(plain["init_from"], None if with_seed else plain["seed"])
     if not with_seed:
         semantic.pop("seed")
     return hashlib.sha256(json.dumps(semantic, sort_keys=True).encode()).hexdigest()[:16]
@@ -141,6 +147,9 @@ def semantic_part(plain: dict[str, Any]) -> dict[str, Any]:
         for parent in parents:
             node = node.get(parent) or {}
         node.pop(key, None)
+    # A run that starts from nothing is the one that it was before there was such a key.
+    if (source := semantic.pop("init_from", None)) is not None:
+        semantic["init_from"] = initial.told(source, plain["seed"])
     return semantic
 
 
@@ -163,14 +172,36 @@ class Parts:
         return next((callback.ends_as for callback in self.pruning), "completed")
 
 
+def stages_with(plain: dict[str, Any], what: str) -> list[str]:
+    """Names of the stages whose objective says so of itself: that it ``takes_teacher``, or ``prunes``."""
+    from hydra.utils import get_class
+
+    stages = plain["regime"].get("stages") or {}
+    targets = {name: (stage.get("objective") or {}).get("_target_") for name, stage in stages.items()}
+    return [name for name, target in targets.items() if target and getattr(get_class(target), what, False)]
+
+
 def build_model(plain: dict[str, Any]) -> nn.Module:
-    """Builds the segmenter with the random weights of the run's seed."""
+    """Builds the segmenter with the random weights of the run's seed, or those of the run that it starts from.
+
+    Raises:
+        ValueError: ``init_from`` names no run with weights for this model.
+    """
     import torch
 
     from segsweep.rng import mix
 
     torch.manual_seed(mix(plain["seed"], "weights"))
-    model: nn.Module = make(arguments(plain, "model"))
+    model = make_model(plain["model"])
+    # A run that learns from a teacher names whom to learn from, and not what to begin as.
+    if plain.get("init_from") is not None and not stages_with(plain, "takes_teacher"):
+        initial.load_into(model, plain["init_from"], plain["data"]["class_names"])
+    return model
+
+
+def make_model(node: dict[str, Any]) -> nn.Module:
+    """Builds a segmenter with random weights from the config of one."""
+    model: nn.Module = make(arguments({"model": node}, "model"))
     return model
 
 
@@ -238,7 +269,7 @@ def build(
         plain["monitor"],
         plain["seed"],
     )
-    best = checkpoints.BestWeights(folder / "checkpoints", plain["monitor"], plain["model"])
+    best = checkpoints.BestWeights(folder / "checkpoints", plain["monitor"], plain["model"], make_model)
     history = callbacks.History(folder / "metrics.jsonl")
     stopping = callbacks.early_stopping(plain["monitor"], **plain["trainer"]["early_stopping"])
     bar = callbacks.progress_bar() if plain["trainer"]["enable_progress_bar"] else []

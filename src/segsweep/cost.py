@@ -20,6 +20,12 @@ def count_parameters(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
+def sparsity(model: nn.Module, before: int) -> dict[str, float]:
+    """What pruning has left: ``parameters_before``, ``nonzero_parameters``, and ``zeros``, a share of those before."""
+    nonzero = sum(int(parameter.count_nonzero()) for parameter in model.parameters())
+    return {"parameters_before": before, "nonzero_parameters": nonzero, "zeros": round(1 - nonzero / before, 4)}
+
+
 def count_flops(model: nn.Module, in_channels: int, size: tuple[int, int]) -> int:
     """Floating-point operations of one forward pass over one image, a multiply-add counted as two.
 

@@ -101,6 +101,7 @@ def _attempt(run: Run, model: "nn.Module", plain: dict[str, Any], checkpoint: Pa
         first_epoch = state["epoch"] + (1 if is_within else 2)
         place = f" (after step {resume_step})" * is_within
     parts = build(plain, model, run.folder, resume_step, pieces)
+    teach(parts, plain)
     trainer = parts.trainer
     prepare(run, parts, is_new=resume_step == 0)
     _count_in_pieces(trainer, parts.data)
@@ -115,6 +116,32 @@ def _attempt(run: Run, model: "nn.Module", plain: dict[str, Any], checkpoint: Pa
     )
     trainer.fit(parts.task, datamodule=parts.data, ckpt_path=checkpoint, weights_only=True)
     return parts
+
+
+def teach(parts: Parts, plain: dict[str, Any]) -> None:
+    """Gives the stages that learn from a teacher the model of the run that ``init_from`` names.
+
+    Raises:
+        ConfigError: it is no run with weights to use, or knows other classes.
+    """
+    pupils: list[Any] = [one for one in parts.data.regime.objectives.values() if one.takes_teacher]
+    if not pupils:
+        return
+    from segsweep.opened import open_finished
+
+    source = plain["init_from"]
+    if not isinstance(source, dict):
+        raise ConfigError("the regime learns from a teacher: give the folder of its completed run, init_from=RUN")
+    # A class of the user's own is built if it is the one that the user has typed for this run.
+    teacher = open_finished(Path(source["folder"]), trust=(plain["model"]["_target_"],))
+    if teacher.weights_sha256 != source["weights_sha256"]:
+        raise ConfigError(f"init_from={source['folder']}: the weights have just changed. Start again")
+    theirs, own = teacher.spec.class_names, parts.data.spec.class_names
+    if set(theirs) != set(own):
+        raise ConfigError(f"init_from={source['folder']}: the teacher knows other classes than data.class_names has")
+    for pupil in pupils:
+        pupil.learn_from(teacher.model, [theirs.index(name) for name in own])
+    log.info("teacher: %s, %s", teacher.name, type(teacher.model).__name__)
 
 
 def prepare(run: Run, parts: Parts, is_new: bool) -> None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from segsweep import initial
 from segsweep.axes import axes_of, product
 from segsweep.composer import Composer
 from segsweep.config import is_silent
@@ -107,7 +108,7 @@ def _jobs(
     jobs: list[Job] = []
     taken: set[Path] = set()
     for index, (one, verdict) in enumerate(zip(drafts, verdicts, strict=True)):
-        swept = [text for key, text in sorted(one.overrides.items()) if key in varying]
+        swept = [initial.nameable(text) for key, text in sorted(one.overrides.items()) if key in varying]
         run = known.get(verdict.fingerprint) or folder / folder_name(swept or [str(index)], verdict.fingerprint)
         if run in taken:
             run = run.with_name(f"{run.name}_{verdict.fingerprint[:8]}")

@@ -84,6 +84,9 @@ class StagedTraining(pl.LightningModule):
         total_steps = self._stage_steps()
         learnt = (parameter for parameter in self.objective.parameters() if parameter.requires_grad)
         optimizer = self.make_optimizer([*self.model.parameters(), *learnt])
+        if self.objective.prunes:
+            # Not a hook of Lightning: nobody, not even another callback, sees the weights in between.
+            optimizer.register_step_post_hook(lambda *_: self.objective.after_update(self.model))
         monitor = self.monitor if self.objective.trains_logits else "val/loss"
         offered = {"total_steps": total_steps, "mode": best_is(monitor)}
         taken = inspect.signature(self.make_scheduler).parameters
@@ -159,11 +162,14 @@ class StagedTraining(pl.LightningModule):
             self.objective.enter(self.model)
             self._renew_optimizer()
             self._take_up_stage()
-        if self.stage.encoder == "thawed":
+        if self.stage.encoder == "thawed" or self.objective.prunes:
             first, end = self._data.stage_bounds()[self.stage_index]
             done = self.current_epoch * self.trainer.num_training_batches + batch_idx - first
             pieces = self._data.pieces
-            self.encoder_switch.thaw(2 * (done // pieces + 1) / ((end - first) // pieces))
+            if self.stage.encoder == "thawed":
+                self.encoder_switch.thaw(2 * (done // pieces + 1) / ((end - first) // pieces))
+            if self.objective.prunes and done % pieces == 0:
+                self.objective.advance(self.model, done // pieces, (end - first) // pieces)
 
     def _renew_optimizer(self) -> None:
         """A stage starts with an optimizer that remembers nothing, at the start of its own schedule."""

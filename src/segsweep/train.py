@@ -13,7 +13,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from segsweep import CONF_DIR, command, signals
+from segsweep import CONF_DIR, command, initial, signals
 from segsweep.allocator import keep_memory_between_steps
 from segsweep.config import Parts, build_model, build_whole, fingerprint, semantic_part, settle
 from segsweep.fitting import fit, shown
@@ -36,7 +36,7 @@ LIGHTNING_NOISE = (
 
 def main() -> None:
     """The command ``segsweep``, all but its ``--help``."""
-    arguments = sys.argv[1:]
+    arguments = command.as_folders(sys.argv[1:])
     sys.argv[1:] = command.as_axes(arguments)
     command.run_app(app, arguments)
 
@@ -169,6 +169,7 @@ def identity(plain: dict[str, Any]) -> dict[str, Any]:
         "precision": plain["trainer"]["precision"],
         "devices": plain["trainer"]["devices"],
         "pretrained": plain["model"].get("encoder_weights"),
+        **({"init_from": initial.facts(plain["init_from"])} if plain.get("init_from") is not None else {}),
         **hardware.describe(plain["trainer"]["accelerator"]),
     }
 
@@ -215,7 +216,12 @@ def test(run: Run, parts: Parts, plain: dict[str, Any]) -> None:
         parts.task.test_stage = "test_last"
         scores = parts.trainer.test(parts.task, datamodule=parts.data, verbose=False)[0]
         last |= {key.replace("test_last/", "test/"): value for key, value in scores.items()}
-    parts.best.restore(parts.task.model)
+    parts.best.restore(parts.task)
+    if parts.task.objective.prunes:
+        before = run.record["parameters"]
+        is_smaller = cost.count_parameters(parts.task.model) < before
+        smaller = describe(parts.task.model, plain) if is_smaller else {}
+        run.save(sparsity=cost.sparsity(parts.task.model, before), **smaller)
     parts.task.test_stage = "test"
     if parts.board.pr_curves:
         parts.task.score_counts = ScoreCounts(parts.data.spec.num_classes, parts.data.spec.ignore_index)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 from torch import Tensor, nn
@@ -28,10 +28,14 @@ class Objective(nn.Module):
         trains_logits: whether the model's logits get better by it; if not, learning-rate schedules that watch a metric
             watch the validation loss.
         takes_features: whether a training step may start from features that a frozen encoder has computed before.
+        takes_teacher: whether ``init_from`` names a run to learn from, instead of one to begin as.
+        prunes: whether it keeps weights at 0: then it hears of every batch and every update.
     """
 
     trains_logits = True
     takes_features = False
+    takes_teacher = False
+    prunes = False
 
     def prepare(self, model: nn.Module, spec: DataSpec, earlier: Mapping[str, Objective]) -> None:
         """Builds what it needs beside the model, before any optimizer exists.
@@ -47,6 +51,27 @@ class Objective(nn.Module):
 
     def enter(self, model: nn.Module) -> None:
         """Called once, when its stage begins; not when an interrupted stage is continued."""
+
+    def advance(self, model: nn.Module, done: int, total: int) -> None:
+        """Called before each batch of its stage, with the number of those before and of all; only if it ``prunes``."""
+
+    def after_update(self, model: nn.Module) -> None:
+        """Called after each optimisation step of its stage; only if it ``prunes``."""
+
+    def kept(
+        self, model: nn.Module, node: dict[str, Any], build: Callable[[dict[str, Any]], nn.Module]
+    ) -> tuple[nn.Module, dict[str, Any]]:
+        """What is written of the model as the best weights, tested and used: the model itself unless it can be smaller.
+
+        Args:
+            model: the segmenter.
+            node: its config.
+            build: such a config -> a model.
+
+        Returns:
+            A model and its config.
+        """
+        return model, node
 
     def forward(self, model: nn.Module, batch: Batch, loss: Loss) -> tuple[SegmenterOutput | None, dict[str, Tensor]]:
         """One training step.
