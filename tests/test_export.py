@@ -144,7 +144,7 @@ def test_the_example_of_the_page_runs(exported, tmp_path, monkeypatch, run):
     shutil.copy(exported[0] / "model.onnx", tmp_path)
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (50, 40, 3), dtype=np.uint8)).save("photo.png")
     page = (Path(__file__).parents[1] / "docs" / "export.md").read_text()
-    lines = page.partition("## Pixels in")[2].splitlines()
+    lines = page.partition("## Pixels in")[2].partition("\n## ")[0].splitlines()
     code = "\n".join(line[4:] for line in lines if line.startswith("    "))
     found = {}
     exec(code.replace('"RGB"', '"L"').replace("image.transpose(2, 0, 1)[None]", "image[None, None]"), found)

@@ -59,3 +59,16 @@ def test_onnx_equals_torch(opened, name):
 @pytest.mark.parametrize("name", quick_ones("model", "unet", "reseg", "conv_autoencoder", "dense_autoencoder"))
 def test_torch_export_equals_torch(opened, name):
     check(opened(name), name, "torch", torch_runner, "torch.export")
+
+
+def test_steps_that_depend_on_the_size_fix_it(tmp_path):
+    run = open_finished(write_finished(tmp_path / "run", "reseg", "model.cell=mingru"))
+    graph = make_graph("torch", Deployed(run.model, run.spec).eval(), 1, SIZE, {})
+    assert not graph.is_free
+
+
+@pytest.mark.slow
+def test_steps_that_depend_on_the_size_fix_it_in_onnx_too(tmp_path):
+    run = open_finished(write_finished(tmp_path / "run", "reseg", "model.cell=mingru"))
+    graph = make_graph("onnx", Deployed(run.model, run.spec).eval(), 1, SIZE, {})
+    assert not graph.is_free

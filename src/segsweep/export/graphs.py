@@ -19,6 +19,8 @@ Runner = Callable[[Pixels], NDArray[np.float32]]  # (N, C, H, W) -> (N, K, H, W)
 _MOST_BYTES = 2**31 - 1  # of a protobuf message, and so of an ONNX model in one file
 # Images, and what is added to height and width: none, some, odd numbers; smaller ones a model may refuse.
 _OTHER_SIZES = ((2, 0, 0), (1, 32, 16), (3, 21, 2), (1, 2, 33), (1, 112, 152))
+# Beyond twice what is traced: a number of steps that torch has fixed in silence does not suffice there.
+_LONG, _THIN = 1030, 128
 _ENOUGH = 0.99  # of the pixels: random noise has many that are undecided
 
 
@@ -90,9 +92,12 @@ def _try(run: Runner, model: Deployed, in_channels: int, size: tuple[int, int], 
         NotExportableError: it refuses one or answers differently.
     """
     rng = np.random.default_rng(0)
-    for num, rows, columns in _OTHER_SIZES:
-        more = (rows, columns) if is_free else (0, 0)
-        pixels = rng.integers(0, 256, (num, in_channels, size[0] + more[0], size[1] + more[1]), dtype=np.uint8)
+    height, width = size
+    shapes = [(num, height + rows * is_free, width + columns * is_free) for num, rows, columns in _OTHER_SIZES]
+    if is_free:
+        shapes += [(1, min(height, _THIN), _LONG), (1, _LONG, min(width, _THIN))]
+    for num, *sides in shapes:
+        pixels = rng.integers(0, 256, (num, in_channels, *sides), dtype=np.uint8)
         shown = f"{num} x {pixels.shape[2]}x{pixels.shape[3]}"
         with torch.inference_mode():
             expected = model(torch.from_numpy(pixels)).numpy()

@@ -23,6 +23,7 @@ from segsweep.types import DataSpec
 
 _symbolic: Any = _config  # made by torch at run time: types are not known
 _COMPOSITE = torch._C.DispatchKey.CompositeImplicitAutograd
+_NO_BOUND = 2**31
 _LARGE = (256, 320)  # of what a graph for any size is traced with: nothing is computed, and no line is a single chunk
 
 
@@ -81,6 +82,9 @@ def trace(
             program = torch.export.export(model, (example,), dynamic_shapes=(free,), strict=False)
     except Exception as error:  # torch raises a dozen kinds, most of them its own
         raise NotExportableError(first_line(error)) from error
+    for bounds in program.range_constraints.values() if size is None else ():
+        if bounds.upper < _NO_BOUND:  # ONNX would not know, and answer wrongly beyond
+            raise NotExportableError(f"torch has fixed a number of steps, which suffices up to {bounds.upper} pixels")
     for node in program.graph.nodes:
         node.meta.pop("stack_trace", None)  # names files of this machine
     return program
