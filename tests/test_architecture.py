@@ -28,7 +28,7 @@ FLOORS = {
     "initial": 7,
     "run": 8, "config": 8,
     "signatures": 9, "check_sharing": 9, "check_stacking": 9, "check_initial": 9, "rank": 9,
-    "trials": 10,
+    "contained": 10, "trials": 10,
     "check": 11,
     "sweep": 12, "inspection": 12, "state": 12,
     "command": 13, "ranks": 13, "report": 13, "composer": 13, "axes": 13,
@@ -40,7 +40,9 @@ FLOORS = {
     "sweeper": 19, "search": 19,
     "__main__": 20,
     "evaluate": 21,
+    "export": 21,
     "predict": 21,
+    "explain": 21,
 }  # fmt: skip
 HEAVY = {
     "torch",
@@ -119,6 +121,8 @@ LIGHT = [
     "hints",
     "report.runs",
     "report.command",
+    "explain.command",
+    "export.command",
     "report.label_efficiency",
     "report.compression",
     "report.readout",
@@ -134,6 +138,10 @@ LIGHT = [
     "sweep.progress",
     "doctor",
     "__main__",
+    "predict",
+    "predict.command",
+    "predict.inputs",
+    "predict.names",
 ]
 
 

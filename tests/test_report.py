@@ -7,7 +7,8 @@ import statistics
 import pytest
 
 from segsweep.report.command import main
-from segsweep.report.runs import compare, find_records
+from segsweep.report.records import find_records
+from segsweep.report.runs import compare
 
 DATA = {
     "fingerprint": "d1", "split_sizes": {"train": 8, "val": 2, "test": 2}, "size": [48, 48],

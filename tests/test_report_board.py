@@ -12,7 +12,8 @@ from tensorboard.util.tensor_util import make_ndarray
 from segsweep.report.board import write_board
 from segsweep.report.command import main
 from segsweep.report.pareto import front
-from segsweep.report.runs import compare, find_records
+from segsweep.report.records import find_records
+from segsweep.report.runs import compare
 from tests.records import write_record
 
 COSTS = {"flops": 10**9, "status": "completed"}
@@ -92,7 +93,8 @@ def test_it_needs_no_torch(sweep):
 import sys
 from pathlib import Path
 from segsweep.report.board import write_board
-from segsweep.report.runs import compare, find_records
+from segsweep.report.records import find_records
+from segsweep.report.runs import compare
 write_board(compare(find_records([Path({str(sweep)!r})])), "text", Path({str(sweep)!r}))
 print(*({{"torch", "tensorflow", "pytorch_lightning", "matplotlib.pyplot"}} & sys.modules.keys()))
 """

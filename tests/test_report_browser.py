@@ -10,7 +10,8 @@ import subprocess
 import pytest
 
 from segsweep.report.page import write_page
-from segsweep.report.runs import compare, find_records
+from segsweep.report.records import find_records
+from segsweep.report.runs import compare
 from tests.records import judged, write_sweep
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")

@@ -4,7 +4,8 @@ import pytest
 
 from segsweep.report.command import main
 from segsweep.report.comparability import differences, refuse
-from segsweep.report.runs import compare, find_records
+from segsweep.report.records import find_records
+from segsweep.report.runs import compare
 from tests.records import write_record
 
 ALIKE = {

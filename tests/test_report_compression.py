@@ -6,7 +6,8 @@ import pytest
 
 from segsweep.report.command import main
 from segsweep.report.compression import compression
-from segsweep.report.runs import compare, find_records
+from segsweep.report.records import find_records
+from segsweep.report.runs import compare
 from tests.records import write_record
 
 SCORES = {64: 0.80, 16: 0.75, 4: 0.60}  # channels of a 6x6 code -> test mIoU

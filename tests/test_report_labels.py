@@ -9,7 +9,8 @@ from segsweep.report import curve
 from segsweep.report.arms import compare_arms, find_arms
 from segsweep.report.command import main
 from segsweep.report.label_efficiency import label_efficiency, sentence
-from segsweep.report.runs import compare, find_records
+from segsweep.report.records import find_records
+from segsweep.report.runs import compare
 from tests.records import DATA, write_record
 
 FRACTIONS = (0.05, 0.2, 1.0)

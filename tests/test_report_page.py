@@ -14,7 +14,8 @@ from segsweep.report.page.pictures import Budget, read_panes
 from segsweep.report.page.roster import roster, short_names
 from segsweep.report.page.sweep_axes import swept
 from segsweep.report.pareto import front
-from segsweep.report.runs import compare, find_records
+from segsweep.report.records import find_records
+from segsweep.report.runs import compare
 from tests.records import judged, write_record, write_sweep
 
 NASTY = "<script>alert(1)</script> \"quoted' {{ 7*7 }} {% raw %} é漢字 \u202e\x00 </td></style> " + "x" * 500

@@ -6,7 +6,8 @@ import pytest
 
 from segsweep.report.command import main
 from segsweep.report.judge import judge
-from segsweep.report.runs import compare, find_records
+from segsweep.report.records import find_records
+from segsweep.report.runs import compare
 from segsweep.report.several import several
 from tests.records import DATA, write_record
 

@@ -24,8 +24,9 @@ from segsweep.report.judgement import Verdict
 from segsweep.report.pairs import Scored, compare_pairs, decide
 from segsweep.report.pooled import influence, margins, miou
 from segsweep.report.ranks import critical_difference, rank
+from segsweep.report.records import find_records
 from segsweep.report.resampling import draw, scores
-from segsweep.report.runs import compare, find_records
+from segsweep.report.runs import compare
 from segsweep.report.signed_ranks import holm, signed_ranks
 from tests.records import write_record
 

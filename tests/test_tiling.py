@@ -1,10 +1,11 @@
 import itertools
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from segsweep.tiling import segment_by_tiles
+from segsweep.tiling import segment_by_tiles, stream_by_tiles
 from segsweep.types import SegmenterOutput
 
 AWKWARD = [(16, 16), (17, 16), (31, 33), (40, 23), (64, 5), (5, 64), (7, 9), (1, 30), (1, 1), (16, 61)]
@@ -103,3 +104,34 @@ def test_low_precision_models_add_up_in_full_precision(model):
     assert output.logits.dtype == torch.float32
     torch.testing.assert_close(output.logits, model.conv(image), atol=0.02, rtol=0.02)
     assert output.reconstruction is None
+
+
+@pytest.mark.parametrize("size", [*AWKWARD, (60, 120)])
+@pytest.mark.parametrize("overlap", [0.0, 0.25, 0.6])
+def test_a_stream_of_blocks_is_the_same_bit_by_bit(size, overlap):
+    """Also where it comes in strips, which only changes which tiles share a forward pass."""
+    torch.manual_seed(0)
+    conv = nn.Conv2d(3, 4, 5, padding=2).eval().requires_grad_(False)
+    pixels = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
+
+    def score(tiles):
+        return conv(tiles.permute(0, 3, 1, 2).float() / 255)
+
+    image = torch.from_numpy(pixels)[None].permute(0, 3, 1, 2).float() / 255
+    whole = segment_by_tiles(lambda part: SegmenterOutput(conv(part)), image, (16, 12), overlap).logits[0]
+    for most in (1, 16 * 4 * 30, 10**9):
+        found = torch.full_like(whole, torch.nan)
+        for block in stream_by_tiles(score, pixels, 4, (16, 12), overlap, most):
+            assert found[(slice(None), *block.place)].isnan().all()  # each pixel comes once
+            found[(slice(None), *block.place)] = block.scores
+        torch.testing.assert_close(found, whole, atol=1e-5 if most < 10**9 else 0, rtol=0)
+
+
+def test_a_stream_holds_a_row_of_tiles_and_no_more():
+    blocks = list(
+        stream_by_tiles(
+            lambda tiles: tiles.permute(0, 3, 1, 2).float(), np.zeros((100, 40, 3), np.uint8), 3, (16, 12), 0.5
+        )
+    )
+    assert max(block.scores.shape[1] for block in blocks) <= 16
+    assert [block.row for block in blocks] == sorted(block.row for block in blocks)

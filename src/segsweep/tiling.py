@@ -14,6 +14,7 @@ from segsweep.types import SegmenterOutput
 
 _BATCH = 4  # tiles in one forward pass
 _CANVAS = 80_000_000  # values, of classes times pixels, that are added up at once: 320 MB
+_SCORES = 16_000_000  # values of the tiles of one forward pass: 64 MB
 _BLOCK = 8_000_000  # values of a block that is handed out
 
 
@@ -102,15 +103,16 @@ def stream_by_tiles(
     Yields:
         Blocks that cover each pixel once, of at most 8 million values or one row.
     """
-    rows, columns = (torch.from_numpy(_mirrored(image.shape[i], tile[i])) for i in (0, 1))
+    rows, columns = (_mirrored(image.shape[i], tile[i]) for i in (0, 1))
     tops, lefts = (_starts(len(places), tile[i], overlap) for i, places in enumerate((rows, columns)))
-    pixels = torch.from_numpy(image)
+
+    num = max(1, min(_BATCH, _SCORES // (num_classes * tile[0] * tile[1])))
 
     def scored(places: list[tuple[int, int]]) -> Iterator[tuple[int, int, Tensor]]:
-        for first in range(0, len(places), _BATCH):
-            some = places[first : first + _BATCH]
-            cut = [pixels[rows[y : y + tile[0], None], columns[x : x + tile[1]]] for y, x in some]
-            for (y, x), part in zip(some, score(torch.stack(cut)).float(), strict=True):
+        for first in range(0, len(places), num):
+            some = places[first : first + num]
+            cut = np.stack([image[rows[y : y + tile[0], None], columns[x : x + tile[1]]] for y, x in some])
+            for (y, x), part in zip(some, score(torch.from_numpy(cut)).float(), strict=True):
                 yield y, x, part
 
     for mine, start, end in _strips(lefts, tile[1], len(columns), most // (num_classes * tile[0])):

@@ -11,13 +11,14 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from segsweep.contained import read_json
 from segsweep.evaluate.scoring import Scored, Scoring
 from segsweep.files import remove_unfinished, write_atomic
 from segsweep.metrics import VERSION
 from segsweep.opened import OpenedRun
 from segsweep.report.printable import printable
 from segsweep.report.table import csv_text
-from segsweep.run import SCHEMA, ConfigError, read_record, redact, versions
+from segsweep.run import SCHEMA, ConfigError, redact, versions
 
 _COPIED = ("family", "parameters", "flops", "pretrained", "wall_s", "steps", "epochs", "images_seen", "tuning_trials")
 
@@ -40,7 +41,7 @@ def write_evaluation(
         ConfigError: the folder holds something else.
     """
     record = _record(runs, settings, about_data, scored)
-    before = read_record(folder) if folder.exists() else None
+    before = read_json(folder, "record.json") if (folder / "record.json").exists() else None
     if before is not None and before.get("fingerprint") != record["fingerprint"]:
         raise ConfigError(f"{folder} holds the evaluation of another run or other settings. Choose another --out")
     folder.mkdir(parents=True, exist_ok=True)

@@ -2,6 +2,7 @@
 
 from itertools import pairwise
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -76,10 +77,22 @@ def latent_decoder(latent_channels: int, widths: tuple[int, ...], out_channels: 
     return nn.Sequential(*layers, nn.Conv2d(widths[0] if len(widths) > 1 else latent_channels, out_channels, 1))
 
 
+def ceil_div(number: int, divisor: int) -> int:
+    """Quotient of positive numbers, rounded up; not ``-(-a // b)``, because ONNX divides towards zero.
+
+    >>> ceil_div(5, 2)
+    3
+    """
+    return (number + divisor - 1) // divisor
+
+
 def resize_to(x: Tensor, like: Tensor) -> Tensor:
     """Bilinear resize of (N, D, h, w) to the height and width of ``like``; nothing if they are equal."""
     size = like.shape[-2:]
-    return x if x.shape[-2:] == size else F.interpolate(x, size, mode="bilinear", align_corners=False)
+    # A graph that is exported for any size must not remember that this one was equal.
+    if not torch.compiler.is_exporting() and x.shape[-2:] == size:
+        return x
+    return F.interpolate(x, size, mode="bilinear", align_corners=False)
 
 
 def repeat_to(x: Tensor, like: Tensor) -> Tensor:

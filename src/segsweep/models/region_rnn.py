@@ -10,11 +10,10 @@ How the data flows:
 from typing import Annotated, Literal
 
 import torch
-import torch.nn.functional as F
 from annotated_types import Ge, Gt
 from torch import Tensor, nn
 
-from segsweep.models.blocks import ConvEncoder
+from segsweep.models.blocks import ConvEncoder, ceil_div
 from segsweep.models.cells import Cell, Recurrence, Sequences
 from segsweep.models.superpixels import patches, region_means, spread, superpixels
 from segsweep.types import SegmenterOutput
@@ -66,7 +65,7 @@ class RegionRNN(nn.Module):
     def forward(self, image: Tensor) -> SegmenterOutput:
         """Segments a batch of images."""
         height, width = image.shape[-2:]
-        num_regions = -(-height // self.region_size) * -(-width // self.region_size)
+        num_regions = ceil_div(height, self.region_size) * ceil_div(width, self.region_size)
         region = self.divide(image)
         means = [region_means(x, _sampled(region, x), num_regions) for x in self.encoder(image)]
         x_NRD = torch.cat(means, dim=1).transpose(1, 2)
@@ -82,6 +81,9 @@ class RegionRNN(nn.Module):
 
 def _sampled(region_NHW: Tensor, like: Tensor) -> Tensor:
     """Region numbers at the size of a coarser map: those of every second, fourth, ... pixel."""
-    # float64 holds every number exactly, and interpolate takes no integers
-    sampled = F.interpolate(region_NHW[:, None].double(), like.shape[-2:], mode="nearest")
-    return sampled[:, 0].long()
+    # The nearest pixel of interpolate, which takes no integers.
+    row, column = (
+        torch.arange(few, device=like.device) * many // few
+        for few, many in zip(like.shape[-2:], region_NHW.shape[-2:], strict=True)
+    )
+    return region_NHW[:, row][:, :, column]

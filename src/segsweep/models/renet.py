@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from annotated_types import Ge
 from torch import Tensor, nn
 
+from segsweep.models.blocks import ceil_div
 from segsweep.models.cells import Cell, Recurrence, Sequences
 from segsweep.types import SegmenterOutput
 
@@ -93,7 +94,9 @@ class ReNet(nn.Module):
     def forward(self, image: Tensor) -> SegmenterOutput:
         """Segments a batch of images."""
         height, width = image.shape[-2:]
-        padded = F.pad(image, (0, -width % self.patch_size, 0, -height % self.patch_size))
+        # Not -width % patch: an exported graph for any size is to know that the patch divides the sum.
+        columns, rows = (ceil_div(side, self.patch_size) * self.patch_size - side for side in (width, height))
+        padded = F.pad(image, (0, columns, 0, rows))
         x = self.sweeps(F.pixel_unshuffle(padded, self.patch_size))
         logits = F.pixel_shuffle(self.head(x), self.patch_size)
         return SegmenterOutput(logits[..., :height, :width])

@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from segsweep.models.blocks import ceil_div
+
 _CHUNK = 16  # steps: the matrices of a line of T steps have T x 16 entries instead of T x T
 
 
@@ -65,7 +67,8 @@ def sweep_matrix(log_a: Tensor, reverse: Tensor) -> Tensor:
     position = torch.where(reverse[:, None], log_a - total, total)
     steps = torch.arange(log_a.shape[-1], device=log_a.device)
     before = steps[:, None] >= steps
-    is_seen = torch.where(reverse[:, None, None], before.T, before)
+    is_back = reverse[:, None, None]
+    is_seen = (before.T & is_back) | (before & ~is_back)  # not torch.where, which ONNX Runtime has not for bool
     difference = position[..., :, None] - position[..., None, :]
     # -inf before exp, not 0 after it: what is not seen may overflow, and inf x 0 would be NaN in the gradient.
     return difference.masked_fill(~is_seen, -torch.inf).exp()
@@ -93,9 +96,10 @@ def matrix_scan(log_a: Tensor, b: Tensor, reverse: Tensor) -> Tensor:
     [1.75, 1.5, 1.0]
     """
     num, heads, steps, features = b.shape
-    if steps <= _CHUNK:
+    # One chunk would do, too; a graph that is exported for any size takes the way that all sizes can go.
+    if steps <= _CHUNK and not torch.compiler.is_exporting():
         return sweep_matrix(log_a, reverse).to(b.dtype) @ b
-    missing = -steps % _CHUNK  # filled up by steps that change nothing
+    missing = ceil_div(steps, _CHUNK) * _CHUNK - steps  # filled up by steps that change nothing
     log_a_BnGc = F.pad(log_a, (0, missing)).view(num, heads, -1, _CHUNK).transpose(1, 2)
     b_BnGcD = F.pad(b, (0, 0, 0, missing)).view(num, heads, -1, _CHUNK, features).transpose(1, 2)
     within = sweep_matrix(log_a_BnGc, reverse).to(b.dtype) @ b_BnGcD

@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from segsweep.models.blocks import ceil_div
 from segsweep.types import SegmenterOutput
 
 # Arguments of the library's classes that have an owner here, or would change what a segmenter returns.
@@ -60,7 +61,10 @@ class SMPEncoder(nn.Module):
 
         Of zeros: the mean colour of standardised images, and what convolutions pad with.
         """
-        return F.pad(image, (0, -image.shape[-1] % self.stride, 0, -image.shape[-2] % self.stride))
+        height, width = image.shape[-2:]
+        # Not -width % stride: an exported graph for any size is to know that the stride divides the sum.
+        columns, rows = (ceil_div(side, self.stride) * self.stride - side for side in (width, height))
+        return F.pad(image, (0, columns, 0, rows))
 
     def forward(self, image: Tensor) -> list[Tensor]:
         """Maps an image to its features."""
@@ -74,7 +78,7 @@ class SMPEncoder(nn.Module):
 
 def _crop(x: Tensor, image: Tensor, padded: Tensor) -> Tensor:
     """The part of a map of ``padded`` that shows ``image``, cells that show only a part of it included."""
-    rows, columns = (-(-image.shape[i] * x.shape[i] // padded.shape[i]) for i in (-2, -1))
+    rows, columns = (ceil_div(image.shape[i] * x.shape[i], padded.shape[i]) for i in (-2, -1))
     return x[..., :rows, :columns]
 
 

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from segsweep.models.blocks import ceil_div
+
 _ROUNDS = 5  # of assigning pixels and moving centres; the paper stops at 10, and little moves after 5
 
 
@@ -19,7 +21,7 @@ def patches(image: Tensor, size: int) -> Tensor:
     height, width = image.shape[-2:]
     row = torch.arange(height, device=image.device) // size
     column = torch.arange(width, device=image.device) // size
-    return (row[:, None] * -(-width // size) + column).expand(len(image), height, width)
+    return (row[:, None] * ceil_div(width, size) + column).expand(image.shape[0], height, width)
 
 
 @torch.no_grad()
@@ -40,7 +42,7 @@ def superpixels(image: Tensor, size: int, compactness: float) -> Tensor:
         its own and the eight cells around; regions are not made connected.
     """
     num, _, height, width = image.shape
-    rows, columns = -(-height // size), -(-width // size)
+    rows, columns = ceil_div(height, size), ceil_div(width, size)
     y, x = (torch.arange(n, device=image.device, dtype=torch.float32) / size for n in (height, width))
     place = torch.stack(torch.meshgrid(y, x, indexing="ij")).expand(num, 2, height, width)
     features = torch.cat([image.float() / compactness, place], dim=1)
@@ -85,7 +87,7 @@ def spread(values: Tensor, region: Tensor) -> Tensor:
 
 def _cells_around(height: int, width: int, size: int, device: torch.device) -> Tensor:
     """Numbers of each pixel's own cell and the eight around it, those of the border repeated: (9, H, W) int64."""
-    rows, columns = -(-height // size), -(-width // size)
+    rows, columns = ceil_div(height, size), ceil_div(width, size)
     row, column = torch.arange(height, device=device) // size, torch.arange(width, device=device) // size
     steps = [(dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1)]
     return torch.stack(

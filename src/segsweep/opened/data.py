@@ -28,6 +28,7 @@ _OURS = {
     "storage": "memory",
     "num_workers": 2,
 }
+_MOST = 1_000_000  # images that a source is asked to make up
 
 
 def open_data(run: OpenedRun, root: Path | None = None, **changes: Any) -> DataModule:
@@ -78,12 +79,17 @@ def _arguments(make: type, node: Mapping[str, Any], built: Set[str], shown: str)
     given = {key: value for key, value in node.items() if key in taken}
     # Nothing but the class itself may be looked up by its name.
     problems = [f"config.data.{path} holds a node, which is never built" for path in _nodes_in(given)]
+    problems += [f"config.data.{key} has more than {_MOST} images" for key in given if _is_too_many(key, given[key])]
     if not problems:
         checked = {**given, "_target_": f"{make.__module__}.{make.__name__}"}
         problems = list(check_node("config.data", checked, set(built), Defaults("data", {})))
     if problems:
         raise ConfigError("\n".join(f"{shown}: {printable(line)}" for line in problems))
     return given
+
+
+def _is_too_many(key: str, value: Any) -> bool:
+    return key.startswith("num_") and isinstance(value, int | float) and not value <= _MOST
 
 
 def _nodes_in(value: Any, path: str = "") -> Iterator[str]:

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from segsweep.opened.contained import read_json
+from segsweep.contained import read_json
 from segsweep.opened.facts import read_facts
 from segsweep.opened.table import MODELS, build_model
 from segsweep.opened.weights import read_weights

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load
 from torch import Tensor
 
-from segsweep.opened.contained import read_bytes
+from segsweep.contained import read_bytes
 from segsweep.report.printable import printable
 from segsweep.run import ConfigError
 

@@ -10,7 +10,8 @@ from statistics import mean
 
 from segsweep.report.intervals import Interval, paired_interval
 from segsweep.report.labels_saved import Saving, labels_saved
-from segsweep.report.runs import Comparison, Record, group
+from segsweep.report.records import Record
+from segsweep.report.runs import Comparison, group
 from segsweep.run import flatten
 
 METRIC = "test/miou"

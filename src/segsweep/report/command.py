@@ -18,8 +18,9 @@ from segsweep.report.leaderboard import csv_page, how_alike, json_page, markdown
 from segsweep.report.page.write import write_page
 from segsweep.report.printable import printable
 from segsweep.report.readout import readout
+from segsweep.report.records import find_records
 from segsweep.report.reproduce import caveats, command
-from segsweep.report.runs import Comparison, compare, find_records
+from segsweep.report.runs import Comparison, compare
 from segsweep.report.search import search
 from segsweep.report.section import Section
 

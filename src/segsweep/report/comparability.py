@@ -4,7 +4,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from segsweep.report.runs import Comparison, Record, dig
+from segsweep.report.records import Record
+from segsweep.report.runs import Comparison, dig
 
 _MATCHED = 0.05  # of the smaller number of parameters
 _MAX_NAMES = 3

@@ -2,7 +2,8 @@
 
 import shlex
 
-from segsweep.report.runs import Record, dig
+from segsweep.report.records import Record
+from segsweep.report.runs import dig
 
 # Of a sweep or a place, not of the run: a repetition gets a folder of its own.
 _NOT_REPEATED = ("name", "sweep.", "hydra.", "hydra/")

@@ -1,22 +1,20 @@
-"""Finds run folders, reads their records and groups them into configurations."""
+"""Groups the records of runs into configurations, and those into comparisons."""
 
 import json
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from segsweep.run import flatten, read_record
+from segsweep.report.records import Record
+from segsweep.run import flatten
 
-Record = dict[str, Any]
 RANK_BY = "test/miou"
 
 # Differences in these say nothing about a configuration: they are the seed, or derived from another key.
 _NOT_IN_NAMES = ("seed",)
 _ABSENT = "<no such key>"
-_NEEDED = ("choices", "config", "fingerprint_without_seed", "overrides", "seed", "started")
 # Of the data; the fingerprint is of its decoded content, but two ways to split or size it may share that.
 _DATA = ("split_sizes", "class_names", "size")
 
@@ -108,38 +106,6 @@ def run_state(run: Record) -> str:
     """``running``, ``failed (oom)``."""
     kind = (run.get("error") or {}).get("class")
     return f"{run['status']} ({kind})" if kind else str(run["status"])
-
-
-def find_records(folders: Iterable[Path]) -> list[Record]:
-    """Reads the records in and below folders, each once.
-
-    Raises:
-        FileNotFoundError: a folder does not exist, or holds no run at all.
-        ValueError: a record cannot be read.
-    """
-    records: dict[Path, Record] = {}
-    for folder in folders:
-        if not folder.is_dir():
-            raise FileNotFoundError(
-                f"{folder} is not a folder. Give run or sweep folders, e.g. outputs/sweeps/families"
-            )
-        found = sorted(folder.rglob("record.json"))
-        if not found:
-            raise FileNotFoundError(f"{folder} holds no run (no record.json in or below it)")
-        for file in found:
-            record = read_record(file.parent)
-            if record is not None:
-                _refuse_incomplete(file, record)
-                records[file.parent.resolve()] = {**record, "folder": str(file.parent)}
-    return list(records.values())
-
-
-def _refuse_incomplete(file: Path, record: Record) -> None:
-    missing = [key for key in _NEEDED if key not in record]
-    if missing:
-        raise ValueError(
-            f"{file}: the record lacks {', '.join(missing)}: another program or version wrote it. Leave the folder out"
-        )
 
 
 def compare(records: Iterable[Record]) -> list[Comparison]:

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from segsweep.report.blocks import Blocks, blocks_of
 from segsweep.report.matrices import read_matrices
 from segsweep.report.pooled import margins, miou
-from segsweep.report.runs import Configuration, Record
+from segsweep.report.records import Record
+from segsweep.report.runs import Configuration
 
 METRIC = "test/miou"
 _AGREES = 1e-6  # between a record and its matrices

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from segsweep.report.charts.plot import Mark
 from segsweep.report.page.learning import read_history
-from segsweep.report.runs import Comparison, Record, run_state
+from segsweep.report.records import Record
+from segsweep.report.runs import Comparison, run_state
 
 MOST = 60
 _ORDER = ("failed", "interrupted", "running", "paused", "pruned")

@@ -9,7 +9,8 @@ from segsweep.report.charts.figure import Figure
 from segsweep.report.charts.parallel import Setting, Way, parallel
 from segsweep.report.charts.plot import Axis, Mark, Plot
 from segsweep.report.charts.svg import clipped
-from segsweep.report.runs import RANK_BY, Comparison, Configuration, Record
+from segsweep.report.records import Record
+from segsweep.report.runs import RANK_BY, Comparison, Configuration
 from segsweep.run import flatten
 
 _MOST_KEYS = 8

@@ -16,7 +16,7 @@ from segsweep.report.runs import Comparison
 from segsweep.report.section import Section
 
 FILE = "index.html"
-_TEMPLATES = Path(__file__).parent / "templates"
+TEMPLATES = Path(__file__).parent / "templates"
 _PICTURE_BYTES = 3_500_000  # of all pictures of a page: it shall be small enough to send
 
 
@@ -47,14 +47,14 @@ def write_page(
         )
     ]
     text = (
-        _environment()
+        environment(TEMPLATES)
         .get_template("page.html.j2")
         .render(
             views=views,
             sections=page_sections(sections),
             columns=COLUMNS,
-            style=(_TEMPLATES / "page.css").read_text(),
-            script=(_TEMPLATES / "page.js").read_text(),
+            style=(TEMPLATES / "page.css").read_text(),
+            script=(TEMPLATES / "page.js").read_text(),
         )
     )
     path = out / FILE
@@ -71,11 +71,12 @@ def _told_apart(names: Sequence[str]) -> list[str]:
     return [f"{name} ({names[: i + 1].count(name)})" if names.count(name) > 1 else name for i, name in enumerate(names)]
 
 
-def _environment() -> Any:
+def environment(*folders: Path) -> Any:
+    """Templates of these folders, the first first; all text in them is escaped."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined  # here: the command line must answer at once
 
     return Environment(
-        loader=FileSystemLoader(_TEMPLATES),
+        loader=FileSystemLoader(folders),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

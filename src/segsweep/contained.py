@@ -43,7 +43,7 @@ def read_bytes(folder: Path, name: str, most: int) -> bytes:
             raise ConfigError(f"{shown} is not a plain file. A run folder holds nothing else: get it again")
         if about.st_size > most:
             raise ConfigError(f"{shown} has {about.st_size:,} bytes; more than {most:,} are no file of a run")
-        return file.read(most)
+        return file.read(about.st_size)
 
 
 def read_json(folder: Path, name: str) -> dict[str, Any]:

@@ -1,0 +1,183 @@
+"""Opens hostile run folders with one command under an audit hook (PEP 578): a program of its own, run by test_hostile.
+
+    python -m tests.audited COMMAND FOLDER [ARTEFACT...]
+
+Prints a line of JSON for each artefact: exit code, what was printed, and the forbidden events that the hook saw. The
+command has done its work on a good run before the hook is armed, so that what it imports is loaded. COMMAND ``none``
+is the control: the artefacts are opened as a careless program would.
+"""
+
+import contextlib
+import importlib
+import io
+import json
+import os
+import shutil
+import sys
+import traceback
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from tests.finished import write_finished
+from tests.hostile import ARTEFACTS, Place
+
+_FORBIDDEN = ("pickle.find_class", "subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.fork", "os.spawn",
+              "socket.connect", "socket.getaddrinfo", "socket.gethostbyname", "socket.bind", "ctypes.dlopen",
+              "urllib.Request", "webbrowser.open")  # fmt: skip
+_CHANGES = ("os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.link", "os.symlink", "os.truncate", "os.chmod",
+            "os.chown", "os.utime", "shutil.rmtree", "shutil.copyfile", "shutil.move")  # fmt: skip
+_WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
+_COMMANDS = {
+    "report": ("segsweep.report.command", lambda p: [p.run, "--out", p.out]),
+    "evaluate": ("segsweep.evaluate.command", lambda p: [p.run, "--out", p.out, "--device", "cpu", *_root(p)]),
+    "predict": ("segsweep.predict.command", lambda p: [p.run, p.images, "--out", p.out, "--device", "cpu"]),
+    "export": ("segsweep.export.command", lambda p: [p.run, "--out", p.out]),
+    "explain": ("segsweep.explain.command", lambda p: [p.run, p.images / "good.png", "--out", p.out]),
+}
+
+
+def _root(place: Place) -> list:
+    """What a user types whose run was trained on files."""
+    is_folder = "data.folder.Folder" in (place.run / "record.json").read_text()[: 1 << 20]
+    return ["--root", place.images] if is_folder else []
+
+
+class Hook:
+    """Notes forbidden events while it is armed."""
+
+    def __init__(self) -> None:
+        self.place: Place | None = None
+        self.seen: list[str] = []
+        sys.addaudithook(self)
+
+    def __call__(self, event: str, arguments: tuple) -> None:
+        place, self.place = self.place, None  # what the hook itself does is none of its business
+        try:
+            if place is not None and self._is_forbidden(place, event, arguments):
+                self.seen.append(f"{event} {str(arguments)[:200]}")
+        finally:
+            self.place = place
+
+    def _is_forbidden(self, place: Place, event: str, arguments: tuple) -> bool:
+        if event.startswith(_FORBIDDEN):
+            return True
+        if event == "import":
+            return str(arguments[0]).startswith("evil")
+        if event == "compile":
+            return "evil_token" in str(arguments[0])
+        if event == "exec":
+            file = arguments[0].co_filename
+            return os.path.isabs(file) and self._is_below(file, place.run, place.outside, place.images)
+        if event == "open":
+            path, mode, flags = arguments
+            if isinstance(path, int) or path is None:
+                return False
+            writes = bool(flags & _WRITES) if isinstance(flags, int) else any(c in str(mode) for c in "wax+")
+            return self._is_below(os.path.realpath(path), place.outside) or (
+                writes and not self._may_write(place, path)
+            )
+        if event in ("os.listdir", "os.scandir"):
+            return self._is_below(os.path.realpath(arguments[0] or "."), place.outside)
+        if event in _CHANGES:
+            paths = [path for path in arguments if isinstance(path, str | bytes | os.PathLike)]
+            return not all(self._may_write(place, path) for path in paths)
+        return False
+
+    def _may_write(self, place: Place, path) -> bool:
+        return self._is_below(path, place.out, Path(os.environ["SEGSWEEP_CACHE"])) or str(path) == os.devnull
+
+    @staticmethod
+    def _is_below(path, *folders: Path) -> bool:
+        # The folder of the file, followed through links, and its own name: a link is replaced, not written through.
+        parent, name = os.path.split(os.path.abspath(os.fsdecode(path)))
+        real = os.path.join(os.path.realpath(parent), name)
+        return any(Path(real).is_relative_to(folder.resolve()) for folder in folders)
+
+
+def prepare(folder: Path, base: Path) -> Place:
+    """A good run, a good image, and places for output and harm."""
+    place = Place(folder / "run", folder / "images", folder / "out", folder / "outside")
+    shutil.copytree(base, place.run)
+    for path in place[1:]:
+        path.mkdir()
+    (place.outside / "secret").write_text("evil_token")
+    Image.new("L", (48, 48), 70).save(place.outside / "secret.png")
+    noise = np.random.default_rng(0).integers(0, 255, (48, 48), np.uint8)
+    Image.fromarray(noise).save(place.images / "good.png")
+    return place
+
+
+def run(command: str, place: Place) -> tuple[int | str | None, str]:
+    """Exit code of a command, or the traceback that it ended with, and everything that it printed."""
+    module, arguments = _COMMANDS[command]
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
+        try:
+            importlib.import_module(module).main([str(argument) for argument in arguments(place)])
+            code: int | str | None = 0
+        except SystemExit as error:
+            code = error.code or 0
+        except BaseException:
+            code = traceback.format_exc()
+    return code, printed.getvalue()
+
+
+def careless(place: Place) -> None:
+    """What programs do that trust a folder."""
+    import torch
+    import yaml
+    from hydra.utils import instantiate
+
+    attempts = [
+        lambda: yaml.unsafe_load((place.run / "config.yaml").read_text()),
+        lambda: yaml.unsafe_load((place.run / ".hydra" / "config.yaml").read_text()),
+        lambda: torch.load(place.run / "checkpoints" / "last-0.ckpt", weights_only=False),
+        lambda: torch.load(place.run / "checkpoints" / "best.safetensors", weights_only=False),
+        lambda: np.load(place.run / "test_confusion.npz", allow_pickle=True)["confusion"],
+        lambda: np.load(place.images / "array.npy", allow_pickle=True),
+        lambda: [torch.load(file, weights_only=False) for file in (place.run / ".hydra").glob("*.pickle")],
+        lambda: instantiate(json.loads((place.run / "checkpoints" / "best.json").read_text())["model"]),
+        lambda: instantiate(json.loads((place.run / "record.json").read_text())["config"]["data"]),
+        lambda: json.loads((place.run / "record.json").read_text()),
+        lambda: [file.read_bytes() for file in place.images.iterdir()],
+    ]
+    for attempt in attempts:
+        with contextlib.suppress(Exception):
+            attempt()
+
+
+def main() -> None:
+    command, folder, *names = sys.argv[1:]
+    base = write_finished(Path(folder) / "base")
+    hook = Hook()
+    good = prepare(_made(Path(folder) / "good"), base)
+    if command != "none":
+        code, printed = run(command, good)
+        print(json.dumps({"artefact": None, "code": code, "printed": printed, "events": []}), flush=True)
+    sys.path.insert(0, folder)  # where a class of the run folder would be found
+    for name in names or ARTEFACTS:
+        place = prepare(_made(Path(folder) / name), base)
+        ARTEFACTS[name](place)
+        os.chdir(place.run)
+        sys.path[0] = str(place.run)
+        hook.seen = []
+        hook.place = place
+        try:
+            code, printed = (careless(place), "") if command == "none" else run(command, place)
+        finally:
+            hook.place = None
+        marks = [path.name for path in place.outside.iterdir() if path.name == "mark"]
+        changed = (place.outside / "secret").read_text() != "evil_token"
+        events = hook.seen + [f"left {mark}" for mark in marks] + ["secret changed"] * changed
+        print(json.dumps({"artefact": name, "code": code, "printed": printed, "events": events}), flush=True)
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir(parents=True)
+    return folder
+
+
+if __name__ == "__main__":
+    main()
