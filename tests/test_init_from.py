@@ -15,7 +15,8 @@ from segsweep import __main__, command, config, initial
 from segsweep.check import mistakes
 from segsweep.files import write_hashed
 from segsweep.report.comparability import differences
-from segsweep.report.runs import compare, find_records
+from segsweep.report.records import find_records
+from segsweep.report.runs import compare
 from segsweep.run import ConfigError, read_record
 from tests.conftest import TINY
 
