@@ -60,9 +60,9 @@ def _one(runs: list[OpenedRun], options: argparse.Namespace, renamed: Mapping[st
     first = runs[0]
     device = pick_device(options.device)
     views: dict[str, Any] = {}
-    if options.tta:
+    if options.tta and "flips" in options.tta:
         views["flips"] = ("", *options.flips) if options.flips else trained_flips(first.record)
-    if options.tta == "flips+scales":
+    if options.tta and "scales" in options.tta:
         views["scales"] = SCALES
     ensemble = Ensemble.of_runs(
         runs,
@@ -165,11 +165,11 @@ def _plain(text: str) -> Any:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="segsweep-evaluate",
+        usage="%(prog)s RUN... [options]\nexample: %(prog)s outputs/sweeps/families/model=unet,seed=0 --tta flips+scales",
         description="Scores the best weights of finished runs at the native size of the masks: all metrics, a table of "
         "the images, the worst of them as pictures, and a record that segsweep-report reads. Executes nothing from a "
         "run folder.",
-        epilog="examples: segsweep-evaluate outputs/sweeps/families/model=unet,seed=0 --tta flips; "
-        "segsweep-evaluate RUN --data folder --root /data/new --set data.num_classes=2 "
+        epilog="more: segsweep-evaluate RUN --data folder --root /data/new --set data.num_classes=2 "
         "--set 'data.class_names=[background,cell]' --map cell=nucleus --split all; "
         "segsweep-evaluate SEED0 SEED1 SEED2 --ensemble",
     )
@@ -183,7 +183,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--map", action="append", default=[], metavar="A=B", help="class of the data = class of the run, or ignore"
     )
-    parser.add_argument("--tta", choices=("flips", "flips+scales"), help="average over views of each image")
+    parser.add_argument("--tta", choices=("flips", "scales", "flips+scales"), help="average over views of each image")
     parser.add_argument(
         "--flips",
         nargs="+",

@@ -50,10 +50,10 @@ def _whole(text: str) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="segsweep-export",
+        usage="%(prog)s RUN [options]\nexample: %(prog)s outputs/sweeps/families/model=unet,seed=0 --quantize int8",
         description="Writes the best weights of a finished run as graphs that run without segsweep: ONNX in one file, "
         "torch.export. Compares each with the model on real images, measures size, time, memory and mIoU, and writes "
         "nothing if one that should be equal is not.",
-        epilog="example: segsweep-export outputs/sweeps/families/model=unet,seed=0 --quantize int8 --half",
     )
     parser.add_argument("run", type=Path, metavar="RUN", help="folder of a finished run")
     formats = ("onnx", "torch")
