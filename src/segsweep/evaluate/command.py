@@ -165,7 +165,7 @@ def _plain(text: str) -> Any:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="segsweep-evaluate",
-        usage="%(prog)s RUN... [options]\nexample: %(prog)s outputs/sweeps/families/model=unet,seed=0 --tta flips+scales",
+        usage="%(prog)s RUN... [options]\nexample: %(prog)s outputs/sweeps/families/model=unet,seed=0 --tta scales",
         description="Scores the best weights of finished runs at the native size of the masks: all metrics, a table of "
         "the images, the worst of them as pictures, and a record that segsweep-report reads. Executes nothing from a "
         "run folder.",

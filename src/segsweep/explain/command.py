@@ -137,7 +137,7 @@ def _plain(name: str) -> str:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="segsweep-explain",
-        usage="%(prog)s RUN IMAGES... [options]\nexample: %(prog)s outputs/sweeps/families/model=unet,seed=0 photos/a.png",
+        usage="%(prog)s RUN IMAGES... [options]\nexample: %(prog)s outputs/sweeps/families/model=unet,seed=0 new/a.png",
         description="Explains why a finished run predicts a class in images (Seg-Grad-CAM, integrated gradients, "
         "occlusion), what it sees (effective receptive field), how sure it is and whether that is right (uncertainty, "
         "calibration). Writes one page, PNG files, explain.json and TensorBoard pictures.",

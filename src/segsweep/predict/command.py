@@ -130,7 +130,8 @@ def _say(line: str) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="segsweep-predict",
-        usage="%(prog)s RUN IMAGES... --out DIR [options]\nexample: %(prog)s outputs/sweeps/families/model=unet,seed=0 photos/ --out masks --overlay",
+        usage="%(prog)s RUN IMAGES... --out DIR [options]\n"
+        "example: %(prog)s outputs/sweeps/families/model=unet,seed=0 photos/ --out masks --overlay",
         description=_DESCRIPTION,
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
