@@ -192,9 +192,22 @@ def weights_a_pipe(p: Place) -> None:
 @artefact
 def outputs_are_links(p: Place) -> None:
     """Whoever shares the output folder has laid links where files will be written."""
-    for name in ("predictions.jsonl", "run.json", "record.json", "images.csv", "index.html", "model.onnx", "good.png"):
+    for name in (
+        "predictions.jsonl",
+        "run.json",
+        "record.json",
+        "images.csv",
+        "index.html",
+        "model.onnx",
+        "good.png",
+    ):
         if not (p.out / name).exists():
             os.symlink(p.outside / "secret", p.out / name)
+
+
+@artefact
+def lock_is_a_link(p: Place) -> None:
+    os.symlink(p.outside / "secret", p.out / ".lock")
 
 
 @artefact

@@ -220,7 +220,7 @@ def test_weights_of_other_types_keep_the_types_of_the_model(run):
 def test_links_out_of_the_folder_and_devices_are_refused(run, tmp_path, name):
     os.rename(run / name, tmp_path / "outside")
     os.symlink(tmp_path / "outside", run / name)
-    assert "leads out of the run folder" in refused(run)
+    assert "leads out of its folder" in refused(run)
     os.unlink(run / name)
     os.mkfifo(run / name)
     assert "is not a plain file" in refused(run)

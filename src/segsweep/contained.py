@@ -26,7 +26,7 @@ def read_bytes(folder: Path, name: str, most: int) -> bytes:
     path = folder / name
     shown = os.path.relpath(path)
     if not path.resolve().is_relative_to(folder.resolve()):
-        raise ConfigError(f"{shown} is a link that leads out of the run folder. Copy the file itself into the folder")
+        raise ConfigError(f"{shown} is a link that leads out of its folder. Copy the file itself into the folder")
     try:
         # Not blocking: a named pipe would wait for a writer for ever.
         handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)

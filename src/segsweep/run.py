@@ -8,6 +8,7 @@ import fcntl
 import json
 import logging
 import math
+import os
 import re
 import secrets
 import subprocess
@@ -295,7 +296,10 @@ def lock(folder: Path, wait_s: float = _LOOKS_S) -> Iterator[None]:
         LockedError: another live process has it.
     """
     deadline = time.monotonic() + wait_s
-    with (folder / ".lock").open("w") as file:
+    file_name = folder / ".lock"
+    if file_name.is_symlink():  # the folder may be one where others write
+        raise ConfigError(f"{file_name} is a link, which is not written through. Remove it, or choose another folder")
+    with open(os.open(file_name, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW, 0o644), "w") as file:
         while True:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

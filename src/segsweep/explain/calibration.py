@@ -14,11 +14,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from segsweep.contained import read_bytes
 from segsweep.counting import NUM_BINS, calibration_per_image
 from segsweep.explain.images import Sample
 from segsweep.metrics import calibration_error
 from segsweep.models.blocks import resize_to
-from segsweep.contained import read_bytes
 from segsweep.report.printable import printable
 from segsweep.run import ConfigError
 

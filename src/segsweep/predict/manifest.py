@@ -84,11 +84,7 @@ class Manifest:
             )
 
     def _read(self, path: Path) -> None:
-        if path.stat().st_size > _MOST:
-            raise ConfigError(
-                f"{path} has {path.stat().st_size:,} bytes: no manifest is that long. Choose another --out"
-            )
-        data = path.read_bytes()
+        data = read_bytes(self.folder, FILE, _MOST)
         if not data.endswith(b"\n"):  # of a process that was killed in the middle of a line
             data = data[: data.rfind(b"\n") + 1]
             write_atomic(path, data)
@@ -139,7 +135,8 @@ class Manifest:
         line = self.lines.get((key, page))
         if line is None or line["sha256"] != digest:
             return None
-        return line if all((self.folder / file).is_file() for file in line["files"].values()) else None
+        files = [self.folder / file for file in line["files"].values()]
+        return line if all(file.is_file() and not file.is_symlink() for file in files) else None
 
     def append(self, line: Line) -> None:
         """Says that the files of an image are whole."""
