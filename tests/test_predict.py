@@ -319,6 +319,7 @@ def test_links_are_replaced_or_refused_and_never_written_through(predict, photos
     assert (tmp_path / "secret").read_text() == "mine"
     assert code == (0 if name == "a.png" else 1)
     assert code == 0 or f"{name} is a link" in err[0]
+    assert (tmp_path / "out" / name).is_symlink() == bool(code)
 
 
 def test_two_processes_do_not_share_a_folder(predict, photos, tmp_path):

@@ -135,7 +135,8 @@ class Manifest:
         line = self.lines.get((key, page))
         if line is None or line["sha256"] != digest:
             return None
-        return line if all((self.folder / file).is_file() for file in line["files"].values()) else None
+        files = [self.folder / file for file in line["files"].values()]
+        return line if all(file.is_file() and not file.is_symlink() for file in files) else None
 
     def append(self, line: Line) -> None:
         """Says that the files of an image are whole."""
