@@ -45,8 +45,16 @@ done
 echo "validation loss with images on the device: $(last_loss storage-device), read ahead from memory: $(last_loss storage-memory)"
 for file in conf/regime/*.yaml; do
     regime=$(basename "$file" .yaml)
-    check "regime-$regime" train "regime-$regime" "regime=$regime" model=conv_autoencoder trainer.max_epochs=2 data.labelled_fraction=0.1
+    teacher=()
+    if [ "$regime" = distill ]; then teacher=("init_from=$out/full"); fi
+    check "regime-$regime" train "regime-$regime" "regime=$regime" model=conv_autoencoder trainer.max_epochs=2 data.labelled_fraction=0.1 "${teacher[@]}"
 done
+for device in cpu cuda; do # the run that is used elsewhere than where it was trained
+    check "evaluate-$device" "$python" -m segsweep.evaluate.command "$out/full" --device "$device" --out "$out/evaluate-$device"
+    check "predict-$device" "$python" -m segsweep.predict.command "$out/full" "$out/full/test_examples" --device "$device" --out "$out/predict-$device"
+done
+echo "test mIoU of the full run: $(grep -h '"test/miou"' "$out"/evaluate-*/full/record.json | tr -d '\n')"
+check export "$python" -m segsweep.export.command "$out/full" --quantize int8 --half --out "$out/export"
 for strategy in ddp fsdp; do # one process is enough to see that the strategy works on a GPU
     check "$strategy" "$python" -m segsweep "hydra.run.dir=$out/$strategy" "trainer=$strategy" trainer.devices=1 trainer.accelerator=gpu trainer.max_epochs=2 trainer.precision=32-true
 done
