@@ -22,6 +22,8 @@ CAUGHT = {
 
 def audited(command, folder, *names):
     environment = {**os.environ, "SEGSWEEP_CACHE": str(folder / "cache"), "EVIL_SECRET": "evil_token"}
+    (folder / "temporary").mkdir()
+    environment["TMPDIR"] = str(folder / "temporary")
     line = [sys.executable, "-m", "tests.audited", command, str(folder), *names]
     done = subprocess.run(line, capture_output=True, text=True, env=environment, cwd=ROOT, timeout=900, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
