@@ -61,6 +61,7 @@ def test_torch_export_equals_torch(opened, name):
     check(opened(name), name, "torch", torch_runner, "torch.export")
 
 
+@pytest.mark.slow
 def test_a_number_of_steps_that_torch_fixes_is_found(tmp_path):
     run = open_finished(write_finished(tmp_path / "run", "reseg", "model.cell=mingru"))
     with pytest.raises(NotExportableError, match="number of steps"):
