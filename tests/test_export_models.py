@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from segsweep.export.graphs import make_graph, onnx_runner, torch_runner
-from segsweep.export.trace import Deployed
+from segsweep.export.trace import Deployed, NotExportableError, trace
 from segsweep.opened import open_finished
 from segsweep.opened.data import open_data
 from tests.conftest import quick_ones
@@ -61,14 +61,15 @@ def test_torch_export_equals_torch(opened, name):
     check(opened(name), name, "torch", torch_runner, "torch.export")
 
 
-def test_steps_that_depend_on_the_size_fix_it(tmp_path):
+@pytest.mark.slow
+def test_a_number_of_steps_that_torch_fixes_is_found(tmp_path):
     run = open_finished(write_finished(tmp_path / "run", "reseg", "model.cell=mingru"))
-    graph = make_graph("torch", Deployed(run.model, run.spec).eval(), 1, SIZE, {})
-    assert not graph.is_free
+    with pytest.raises(NotExportableError, match="number of steps"):
+        trace(Deployed(run.model, run.spec).eval(), run.spec.in_channels, None)
 
 
 @pytest.mark.slow
-def test_steps_that_depend_on_the_size_fix_it_in_onnx_too(tmp_path):
+def test_steps_that_depend_on_the_size_fix_it_in_onnx(tmp_path):
     run = open_finished(write_finished(tmp_path / "run", "reseg", "model.cell=mingru"))
     graph = make_graph("onnx", Deployed(run.model, run.spec).eval(), 1, SIZE, {})
     assert not graph.is_free
