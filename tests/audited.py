@@ -83,7 +83,8 @@ class Hook:
             listed = arguments[0]
             return not isinstance(listed, int) and self._is_below(os.path.realpath(listed or "."), place.outside)
         if event == "ctypes.dlopen":  # libraries of the system are named without a folder
-            return self._is_below(arguments[0] or "", place.run, place.images, place.outside)
+            library = arguments[0] or ""
+            return os.sep in library and self._is_below(library, place.run, place.images, place.outside)
         if event in _CHANGES:
             paths = [path for path in arguments if isinstance(path, str | bytes | os.PathLike)]
             return not all(self._may_write(place, path) for path in paths)
