@@ -108,7 +108,7 @@ def prepare(folder: Path, base: Path) -> Place:
     shutil.copytree(base, place.run)
     for path in place[1:]:
         path.mkdir()
-    (place.outside / "secret").write_text("evil_token")
+    (place.outside / "secret").write_text("evil_secret")
     Image.new("L", (48, 48), 70).save(place.outside / "secret.png")
     noise = np.random.default_rng(0).integers(0, 255, (48, 48), np.uint8)
     Image.fromarray(noise).save(place.images / "good.png")
@@ -175,7 +175,7 @@ def main() -> None:
         finally:
             hook.place = None
         marks = [path.name for path in place.outside.iterdir() if path.name == "mark"]
-        changed = (place.outside / "secret").read_text() != "evil_token"
+        changed = (place.outside / "secret").read_text() != "evil_secret"
         events = hook.seen + [f"left {mark}" for mark in marks] + ["secret changed"] * changed
         print(json.dumps({"artefact": name, "code": code, "printed": printed, "events": events}), flush=True)
 

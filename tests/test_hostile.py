@@ -21,7 +21,7 @@ CAUGHT = {
 
 
 def audited(command, folder, *names):
-    environment = {**os.environ, "SEGSWEEP_CACHE": str(folder / "cache"), "EVIL_SECRET": "evil_token"}
+    environment = {**os.environ, "SEGSWEEP_CACHE": str(folder / "cache"), "EVIL_SECRET": "evil_secret"}
     (folder / "temporary").mkdir()
     environment["TMPDIR"] = str(folder / "temporary")
     line = [sys.executable, "-m", "tests.audited", command, str(folder), *names]
@@ -45,7 +45,7 @@ def wrong(name, entry):
         yield f"{name} ends with {code}"
     if re.search(r"error: \w+(Error|Exception): |Traceback", printed):
         yield f"{name}: no line for people: {printed}"
-    if "\x1b]0;" in printed or "evil_token" in printed:
+    if "\x1b]0;" in printed or "evil_secret" in printed:
         yield f"{name}: shows what it must not: {printed!r}"
     if code and "error: " not in printed:
         yield f"{name} is refused without a word"
