@@ -12,6 +12,7 @@ import importlib
 import io
 import json
 import os
+import pickle
 import shutil
 import sys
 import traceback
@@ -140,11 +141,11 @@ def careless(place: Place) -> None:
         lambda: yaml.unsafe_load((place.run / "config.yaml").read_text()),
         lambda: yaml.unsafe_load((place.run / ".hydra" / "config.yaml").read_text()),
         lambda: torch.load(place.run / "checkpoints" / "last-0.ckpt", weights_only=False),
-        lambda: torch.load(place.run / "checkpoints" / "best.safetensors", weights_only=False),
+        lambda: pickle.loads((place.run / "checkpoints" / "best.safetensors").read_bytes()),
         lambda: np.load(place.run / "test_confusion.npz", allow_pickle=True)["confusion"],
         lambda: np.load(place.images / "array.npy", allow_pickle=True),
         lambda: [torch.load(file, weights_only=False) for file in (place.run / ".hydra").glob("*.pickle")],
-        lambda: instantiate(json.loads((place.run / "checkpoints" / "best.json").read_text())["model"]),
+        lambda: instantiate(_payload(place)),
         lambda: instantiate(json.loads((place.run / "record.json").read_text())["config"]["data"]),
         lambda: json.loads((place.run / "record.json").read_text()),
         lambda: [file.read_bytes() for file in place.images.iterdir()],
@@ -152,6 +153,12 @@ def careless(place: Place) -> None:
     for attempt in attempts:
         with contextlib.suppress(Exception):
             attempt()
+
+
+def _payload(place: Place) -> dict:
+    """The node of the model without the arguments of the good one."""
+    node = json.loads((place.run / "checkpoints" / "best.json").read_text())["model"]
+    return {key: value for key, value in node.items() if key not in ("family", "in_channels", "num_classes", "widths")}
 
 
 def main() -> None:
