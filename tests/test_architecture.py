@@ -32,7 +32,7 @@ FLOORS = {
     "check": 11,
     "sweep": 12, "inspection": 12, "state": 12,
     "command": 13, "ranks": 13, "report": 13, "composer": 13, "axes": 13,
-    "drafts": 14, "doctor": 14, "opened": 14,
+    "drafts": 14, "doctor": 14, "opened": 14, "claims": 14,
     "plan": 15, "inference": 15, "fitting": 15,
     "train": 16,
     "together": 17,

@@ -111,13 +111,24 @@ def test_views_and_tiles_are_part_of_the_identity(here, finished):
     assert len({read(folder)["fingerprint"] for folder in folders}) == len(folders) == 3
 
 
-def test_a_folder_of_another_evaluation_is_left_alone(here, finished, capsys, tmp_path):
+def test_runs_of_one_name_get_folders_of_their_own(here, finished, tmp_path):
+    twin = shutil.copytree(finished[1], tmp_path / "other" / "unet0")
+    evaluate(finished[0], twin)
+    first, second = sorted((here / "outputs" / "evaluate").iterdir(), key=lambda folder: len(folder.name))
+    before = read(first)
+    assert second.name.startswith("unet0,")
+    assert before["evaluated"]["weights_sha256"] != read(second)["evaluated"]["weights_sha256"]
+    evaluate(twin)  # the same again is no other: it finds its folder
+    assert read(first) == before
+    assert len(list((here / "outputs" / "evaluate").iterdir())) == 2
+
+
+def test_other_files_are_left_alone(here, finished):
+    mine = here / "outputs" / "evaluate" / "unet0" / "mine.txt"
+    mine.parent.mkdir(parents=True)
+    mine.write_text("x")
     evaluate(finished[0])
-    before = read(here / "outputs/evaluate/unet0")
-    shutil.copytree(finished[1], tmp_path / "other" / "unet0")
-    assert "holds the evaluation of another run" in refused(capsys, tmp_path / "other" / "unet0")
-    assert read(here / "outputs/evaluate/unet0") == before
-    evaluate(finished[0])  # the same again is no other
+    assert [file.name for file in mine.parent.iterdir()] == ["mine.txt"]
 
 
 def test_runs_of_a_folder_ask_for_its_root(here, tmp_path, image_tree, capsys):
@@ -173,6 +184,10 @@ def test_the_map_says_what_is_wrong():
         (["--ensemble"], "needs two runs"),
         (["--set", "data.size=null"], "belongs to data that --data names"),
         (["--map", "a=b"], "belongs to data that --data names"),
+        (["--flips", "h"], "together with --tta"),
+        (["--tile", "24", "24", "--overlap", "2"], "below 0.9"),
+        (["--tile", "24", "24", "--overlap", "nan"], "below 0.9"),
+        (["--tile", "-5", "16"], "height and width in pixels"),
         (["--data", "digit"], "digits"),
         (["--data", "folder"], "data.root is not set"),
         (["--data", "digits", "--set", "data.num_tset=3"], "num_test"),

@@ -5,16 +5,19 @@ import os
 import re
 import shutil
 import stat
+from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save
 
 from segsweep import CONF_DIR
+from segsweep.claims import refuse_foreign
 from segsweep.opened import open_finished
 from segsweep.opened.data import open_data
 from segsweep.opened.table import MODELS, SOURCES
 from segsweep.run import ConfigError
+from tests.conftest import FOLDER
 from tests.finished import change, rewrite, write_finished
 
 
@@ -89,12 +92,16 @@ def test_a_readonly_copy_is_opened(run, tmp_path):
     assert sorted(str(path) for path in copy.rglob("*")) == before
 
 
-@pytest.mark.parametrize("target", ["os.system", "numpy.load", "segsweep.models.unet.os.system", "UNet", "", None, []])
-def test_only_classes_of_the_table_are_built(run, target):
+@pytest.mark.parametrize(
+    ("target", "is_a_name"),
+    [("os.system", True), ("numpy.load", True), ("segsweep.models.unet.os.system", True), ("UNet", False), ("", False),
+     (None, False), ([], False), ("x;touch${IFS}y", False), (".x.Net", False)],
+)  # fmt: skip
+def test_only_classes_of_the_table_are_built(run, target, is_a_name):
     change(run / "checkpoints" / "best.json", model___target_=target)
-    line = refused(run)
+    line = refused(run, trust=[str(target)] if not is_a_name else [])
     assert "is not one of segsweep's own models" in line
-    assert "--trust" in line
+    assert ("--trust" in line) == is_a_name  # nothing but a name is proposed to be typed
 
 
 def test_a_class_that_the_user_trusts_is_built(run, tmp_path, monkeypatch):
@@ -120,6 +127,8 @@ def test_a_class_that_the_user_trusts_is_built(run, tmp_path, monkeypatch):
         ({"model___convert_": "all"}, "begin with _"),
         ({"model__widths": "/etc/passwd"}, "paths and addresses are never passed on"),
         ({"model__widths": [8, 10**9]}, "is beyond 16,384"),
+        ({"model__widths": [8, 10**400]}, "a number of 401 digits"),
+        ({"model__widths": [8, float("inf")]}, "is beyond 16,384"),
         ({"model__widths": [8] * 2000}, "more than 1000"),
         ({"model__widths": [8, 9, 10]}, "does not belong to the model"),
         ({"model__colour": "red"}, "the model cannot be built"),
@@ -150,6 +159,8 @@ def test_pretrained_weights_are_not_fetched(tmp_path):
         ({"config__data__std": [0.0]}, "config.data.std.0"),
         ({"config__data__std": [float("nan")]}, "config.data.std.0"),
         ({"config__data__size": [10**9, 1]}, "config.data.size.0"),
+        ({"config__data__size": [16384, 16384]}, "would take gigabytes"),
+        ({"config__data__scale": [0, 10**400]}, "a number of 401 digits"),
         ({"config__data__ignore_index": 3}, "contradict each other"),
         ({"config__regime__readout": {"k": 5}}, "seen no label"),
     ],
@@ -225,6 +236,9 @@ def test_links_out_of_the_folder_and_devices_are_refused(run, tmp_path, name):
     os.mkfifo(run / name)
     assert "is not a plain file" in refused(run)
     os.unlink(run / name)
+    (run / name).mkdir()
+    assert "is not a plain file" in refused(run)
+    (run / name).rmdir()
     assert "does not exist" in refused(run)
 
 
@@ -255,3 +269,27 @@ def test_data_are_opened_from_plain_values(run, values, says):
     with pytest.raises(ConfigError) as caught:
         open_data(open_finished(run))
     assert says in str(caught.value)
+
+
+@pytest.mark.parametrize("mine", ["index.html", "model.json"])
+def test_an_output_folder_belongs_to_one_run(tmp_path, mine):
+    refuse_foreign(tmp_path / "new", "model.json", "a")
+    (tmp_path / "out").mkdir()
+    refuse_foreign(tmp_path / "out", "model.json", "a")
+    (tmp_path / "out" / mine).write_text('{"weights_sha256": "a"}')
+    for weights in ("a", "b"):
+        if mine == "model.json" and weights == "a":
+            refuse_foreign(tmp_path / "out", "model.json", weights)
+        else:
+            with pytest.raises(ConfigError, match="Choose a"):
+                refuse_foreign(tmp_path / "out", "model.json", weights)
+
+
+def test_a_run_on_files_holds_no_path_of_this_machine(start, image_tree):
+    folder = start("run", *FOLDER[:3], f"data.root='{image_tree}'", "data.size=[16,16]", "model.widths=[4,8]")
+    parts = [str(image_tree), str(image_tree.parent), str(Path.home())]
+    for file in folder.rglob("*"):
+        data = file.read_bytes() if file.is_file() else b""
+        assert not [part for part in parts if part.encode() in data], file.name
+    assert "data.root" not in json.loads((folder / "record.json").read_text())["config"]["data"]
+    assert "<path>/my data" in (folder / "config.yaml").read_text()

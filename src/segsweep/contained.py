@@ -10,6 +10,7 @@ from segsweep.run import ConfigError
 
 _MOST_JSON = 32 << 20  # bytes; a record of 150 classes has a hundredth of it
 _MOST_DEPTH = 32
+_MOST_DIGITS = 20
 
 
 def read_bytes(folder: Path, name: str, most: int) -> bytes:
@@ -37,12 +38,13 @@ def read_bytes(folder: Path, name: str, most: int) -> bytes:
         ) from None
     except OSError as error:
         raise ConfigError(f"{shown} cannot be read: {error.strerror}") from None
-    with open(handle, "rb") as file:
-        about = os.fstat(handle)
-        if not stat.S_ISREG(about.st_mode):
-            raise ConfigError(f"{shown} is not a plain file. A run folder holds nothing else: get it again")
-        if about.st_size > most:
+    about = os.fstat(handle)
+    if not stat.S_ISREG(about.st_mode) or about.st_size > most:
+        os.close(handle)
+        if stat.S_ISREG(about.st_mode):
             raise ConfigError(f"{shown} has {about.st_size:,} bytes; more than {most:,} are no file of a run")
+        raise ConfigError(f"{shown} is not a plain file. A run folder holds nothing else: get it again")
+    with open(handle, "rb") as file:
         return file.read(about.st_size)
 
 
@@ -51,12 +53,19 @@ def read_json(folder: Path, name: str) -> dict[str, Any]:
     shown = os.path.relpath(folder / name)
     data = read_bytes(folder, name, _MOST_JSON)
     try:
-        content = json.loads(data)
+        content = json.loads(data, parse_int=_whole)
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"{shown} is no JSON ({error}). The run is damaged: get it again, or run it again") from None
     if not isinstance(content, dict) or _depth(content) > _MOST_DEPTH:
         raise ConfigError(f"{shown} does not hold what a run writes there: another program wrote it")
     return content
+
+
+def _whole(digits: str) -> int:
+    """A whole number that floating-point numbers can be compared with; nothing that a run counts has more digits."""
+    if len(digits) > _MOST_DIGITS:
+        raise ValueError(f"a number of {len(digits)} digits")
+    return int(digits)
 
 
 def _depth(value: Any) -> int:

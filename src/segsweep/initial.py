@@ -70,7 +70,7 @@ def look_at(value: Any) -> dict[str, Any]:
         "seed": record.get("seed"),
         "kind": str(record.get("fingerprint_without_seed"))[:64],
         **{key: data.get(key) for key in ("in_channels", "mean", "std")},
-        "class_names": [str(name) for name in data.get("class_names") or ()],
+        "class_names": [str(name) for name in names] if isinstance(names := data.get("class_names"), list) else [],
     }
 
 

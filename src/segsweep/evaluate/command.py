@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from segsweep.evaluate.scoring import Scored
-    from segsweep.opened import OpenedRun
 
 _WIDTH = 120  # characters, where nobody looks: a file or a pipe
 
@@ -26,94 +25,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _evaluate(options: argparse.Namespace) -> None:
     from rich.console import Console
 
-    from segsweep.evaluate.classes import parse_map
-    from segsweep.opened import open_finished
+    from segsweep.evaluate.work import prepare
     from segsweep.report.printable import printable
-    from segsweep.run import ConfigError
 
-    if not options.data and options.map:
-        raise ConfigError("--map belongs to data that --data names: a run's own data have its classes")
-    renamed = parse_map(options.map)
-    runs = [open_finished(folder, options.trust) for folder in options.runs]
-    groups = [[run] for run in runs] + ([runs] if options.ensemble else [])
-    if options.ensemble and len(runs) < 2:
-        raise ConfigError("--ensemble needs two runs or more, e.g. those of several seeds")
+    evaluations = prepare(options)  # all mistakes come before the first image is scored
+    for name in {name: None for evaluation in evaluations for name in evaluation.absent}:
+        _note(f"the data has no class '{name}': pixels that are taken for it are errors")
     table: dict[str, Scored] = {}
-    for group in groups:
-        folder, scored = _one(group, options, renamed)
-        table[printable(folder.name)] = scored
-        print(f"written: {folder}/record.json, images.csv, test_confusion.npz, test_examples/")
+    for evaluation in evaluations:
+        table[printable(evaluation.folder.name)] = evaluation.run()
+        print(f"written: {evaluation.folder}/record.json, images.csv, test_confusion.npz, test_examples/")
     console = Console(width=None if sys.stdout.isatty() else _WIDTH)
     console.print(_scores(table))
     console.print(_classes(table))
     print(f"beside each other: segsweep-report {options.out}")
-
-
-def _one(runs: list[OpenedRun], options: argparse.Namespace, renamed: Mapping[str, str]) -> tuple[Path, Scored]:
-    """Scores runs as one; returns where that is written, and the scores."""
-    from segsweep.evaluate.classes import map_classes
-    from segsweep.evaluate.images import about_data, images_of
-    from segsweep.evaluate.scoring import Scoring
-    from segsweep.evaluate.writing import write_evaluation
-    from segsweep.inference import SCALES, Ensemble, pick_device, precision_on, trained_flips
-
-    first = runs[0]
-    device = pick_device(options.device)
-    views: dict[str, Any] = {}
-    if options.tta and "flips" in options.tta:
-        views["flips"] = ("", *options.flips) if options.flips else trained_flips(first.record)
-    if options.tta and "scales" in options.tta:
-        views["scales"] = SCALES
-    ensemble = Ensemble.of_runs(
-        runs,
-        tile=options.tile and tuple(options.tile),
-        overlap=options.overlap,
-        device=device,
-        precision=precision_on(device, first.record.get("precision")),
-        **views,
-    )
-    data = images_of(first, options.data, options.root, options.set)
-    classes = map_classes(data.spec, first.spec, renamed)
-    for name in classes.absent:
-        _note(f"the data has no class '{name}': pixels that are taken for it are errors")
-    scoring = Scoring(ensemble, data, options.split, classes, first.spec)
-    settings = _settings(runs, options, renamed, ensemble.flips)
-    label = _label(runs, settings)
-    scored = scoring.run(label)
-    about = about_data(data, options.data or first.record, options.split)
-    folder = options.out / label
-    write_evaluation(folder, runs, settings, about, scoring, scored)
-    return folder, scored
-
-
-def _settings(
-    runs: Sequence[OpenedRun], options: argparse.Namespace, renamed: Mapping[str, str], flips: Sequence[str]
-) -> dict[str, Any]:
-    """What was asked for: what sets the evaluation apart from others, and from the run's own test."""
-    asked = {
-        "ensemble": len(runs) if len(runs) > 1 else None,
-        "split": options.split,
-        "data": options.data,
-        "set": options.set or None,
-        "map": dict(renamed) or None,
-        "tta": options.tta,
-        "flips": [flip or "none" for flip in flips] if options.tta else None,
-        "tile": options.tile,
-        "overlap": options.overlap,
-    }
-    return {key: value for key, value in asked.items() if value is not None}
-
-
-def _label(runs: Sequence[OpenedRun], settings: Mapping[str, Any]) -> str:
-    """Name of the folder: the run, and what differs from its own test."""
-    from segsweep.hints import written
-
-    names = [run.name for run in runs]
-    parts = ["ensemble of " + "+".join(names)] if len(names) > 1 else names
-    shown = ("split", "data", "tta", "tile", "overlap")
-    parts += [f"{key}={written(settings[key])}" for key in shown if settings.get(key, "test") != "test"]
-    label = ",".join(parts).replace("/", "_")
-    return label if len(label) <= 200 else f"{label[:180]} and {len(names)} runs"
 
 
 def _note(text: str) -> None:

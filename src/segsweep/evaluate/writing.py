@@ -18,7 +18,7 @@ from segsweep.metrics import VERSION
 from segsweep.opened import OpenedRun
 from segsweep.report.printable import printable
 from segsweep.report.table import csv_text
-from segsweep.run import SCHEMA, ConfigError, redact, versions
+from segsweep.run import SCHEMA, redact, versions
 
 _COPIED = ("family", "parameters", "flops", "pretrained", "wall_s", "steps", "epochs", "images_seen", "tuning_trials")
 
@@ -30,20 +30,14 @@ def write_evaluation(
     """Writes everything that an evaluation leaves, each file as a whole, the record last.
 
     Args:
-        folder: is made; may hold an earlier evaluation of the same.
+        folder: is made; may hold an earlier evaluation of the same, see ``is_place_for``.
         runs: that were scored, as one.
         settings: what was asked for, part of the identity.
         about_data: of the images, as ``images.about_data`` returns it.
         scoring: the model and the images.
         scored: what came out.
-
-    Raises:
-        ConfigError: the folder holds something else.
     """
     record = _record(runs, settings, about_data, scored)
-    before = read_json(folder, "record.json") if (folder / "record.json").exists() else None
-    if before is not None and before.get("fingerprint") != record["fingerprint"]:
-        raise ConfigError(f"{folder} holds the evaluation of another run or other settings. Choose another --out")
     folder.mkdir(parents=True, exist_ok=True)
     remove_unfinished(folder)
     arrays = io.BytesIO()
@@ -57,6 +51,24 @@ def write_evaluation(
         Image.fromarray(picture).save(png, "PNG")
         write_atomic(folder / "test_examples" / f"{name}.png", png.getbuffer())
     write_atomic(folder / "record.json", (json.dumps(record, indent=1) + "\n").encode())
+
+
+def is_place_for(folder: Path, fingerprint: str) -> bool:
+    """Whether a folder is new, empty, or holds an earlier evaluation of the same."""
+    if not folder.exists() or not any(folder.iterdir()):
+        return True
+    return (folder / "record.json").exists() and read_json(folder, "record.json").get("fingerprint") == fingerprint
+
+
+def identity(runs: Sequence[OpenedRun], settings: Mapping[str, Any]) -> tuple[str, str]:
+    """What an evaluation is known by, with the seed and without it."""
+    config = _config(runs, settings)
+    without_seed = {key: value for key, value in config.items() if key != "seed"}
+    return _digest([config, [run.weights_sha256 for run in runs]]), _digest([without_seed, len(runs)])
+
+
+def _config(runs: Sequence[OpenedRun], settings: Mapping[str, Any]) -> dict[str, Any]:
+    return {**_mapping(runs[0].record.get("config")), "evaluate": dict(settings)}
 
 
 def images_table(scored: Scored) -> str:
@@ -77,7 +89,7 @@ def _record(
 ) -> dict[str, Any]:
     """The record of the first run, with what an evaluation changes."""
     first = runs[0].record
-    config = {**_mapping(first.get("config")), "evaluate": dict(settings)}
+    config, (fingerprint, without_seed) = _config(runs, settings), identity(runs, settings)
     now = datetime.now(UTC).isoformat(timespec="seconds")
     weights = [run.weights_sha256 for run in runs]
     seed = first.get("seed") if isinstance(first.get("seed"), int) else 0
@@ -95,8 +107,8 @@ def _record(
         "sweep": None,
         "seed": seed,
         "config": redact({**config, "seed": seed}),
-        "fingerprint": _digest([config, weights]),
-        "fingerprint_without_seed": _digest([{k: v for k, v in config.items() if k != "seed"}, len(weights)]),
+        "fingerprint": fingerprint,
+        "fingerprint_without_seed": without_seed,
         "metric_version": VERSION,
         "versions": versions(),
         "evaluated": {"runs": [run.name for run in runs], "weights_sha256": weights, **settings},

@@ -35,18 +35,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _explain(options: argparse.Namespace, command: str) -> None:
+    from segsweep.claims import refuse_foreign
     from segsweep.explain.attribution import captum, patches  # here, because --help needs no torch
     from segsweep.explain.images import find_images, read_samples, split_samples
     from segsweep.explain.masks import with_masks
     from segsweep.explain.target import class_number
     from segsweep.explain.work import find_out, num_passes
-    from segsweep.explain.write import write
+    from segsweep.explain.write import MARKER, write
     from segsweep.opened import open_finished
 
     settings = _settings(options)
     patches((1, 1), settings.patch, settings.stride)  # a mistake in them is said before anything is opened
     paths = find_images(options.images)
     run = open_finished(options.run, options.trust)
+    out = options.out or Path("outputs") / "explain" / _plain(run.name)
+    refuse_foreign(out, MARKER, run.weights_sha256)
     compare, ensemble = ([open_finished(f, options.trust) for f in fs] for fs in (options.compare, options.ensemble))
     if settings.class_name is not None:
         class_number(settings.class_name, run.spec)
@@ -58,7 +61,6 @@ def _explain(options: argparse.Namespace, command: str) -> None:
     samples += split_samples(run, options.test, options.root) if options.test else []
     with _bar(num_passes(run, samples, settings, len(compare))) as tick:
         findings = find_out(run, samples, settings, compare, ensemble, options.masks is not None, tick)
-    out = options.out or Path("outputs") / "explain" / _plain(run.name)
     write(findings, out, command)
     _print(findings, samples, out)
 

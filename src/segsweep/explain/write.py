@@ -16,6 +16,7 @@ from segsweep.explain.uncertainty import Doubt
 from segsweep.files import write_atomic
 
 FILE = "index.html"
+MARKER = "explain.json"  # written first: says whose the folder is
 
 
 def write(findings: Findings, out: Path, command: str) -> None:
@@ -31,6 +32,9 @@ def write(findings: Findings, out: Path, command: str) -> None:
     fields = [field_pane(field) for field in findings.fields]
     pictures = out / "images"
     pictures.mkdir(parents=True, exist_ok=True)
+    write_atomic(out / MARKER, (json.dumps(_finite(facts(findings)), indent=1) + "\n").encode())
+    for picture in pictures.glob("*.png"):  # of other images of the same run
+        picture.unlink()
     values = []
     for image, each in zip(findings.images, shown, strict=True):
         values += [
@@ -41,7 +45,6 @@ def write(findings: Findings, out: Path, command: str) -> None:
         values.append(_write_picture(pictures / f"receptive-field-{number}.png", f"receptive-field/{pane.title}", pane))
     for calibration, tag in zip(findings.calibrations, ("ece", "ece_masks"), strict=False):
         values.append(scalar(f"explain/{tag}", calibration.error))
-    write_atomic(out / "explain.json", (json.dumps(_finite(facts(findings)), indent=1) + "\n").encode())
     write_atomic(out / FILE, page(findings, shown, fields, command).encode())
     replace_events(out, "explain", values, 0)
 

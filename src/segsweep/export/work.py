@@ -12,6 +12,7 @@ import torch
 from rich.console import Console
 
 from segsweep import hardware
+from segsweep.claims import refuse_foreign
 from segsweep.export import table, timing
 from segsweep.export.agreement import REFERENCE, Agreement, compare
 from segsweep.export.graphs import Pixels, Runner, named, onnx_runner, torch_runner
@@ -44,6 +45,7 @@ def export(options: argparse.Namespace) -> None:
     run = open_finished(options.run, options.trust)
     out = options.out or Path("outputs", "export", run.name)
     _refuse_inside(out, options.run)
+    refuse_foreign(out, "model.json", run.weights_sha256)
     size = run.spec.tile or run.spec.size or _crop(run) or _SIZE
     images = find_images(run, size, options.images, options.root, max(1, options.limit))
     if images.is_noise:
@@ -156,10 +158,10 @@ def _write(
     out: Path, run: OpenedRun, variants: list[Variant], rows: list[table.Row], facts: dict[str, Any], size: Any
 ) -> None:
     out.mkdir(parents=True, exist_ok=True)
-    for variant in variants:
-        write_atomic(out / NAMES[variant.name], variant.graph.data)
     about = {key: json.loads(value) for key, value in describe(run, size).items()}
     write_atomic(out / "model.json", f"{json.dumps(about, indent=1)}\n".encode())
+    for variant in variants:
+        write_atomic(out / NAMES[variant.name], variant.graph.data)
     lines = [f"{key}: {value}" for key, value in facts.items()]
     write_atomic(out / "export.md", table.markdown(rows, lines, run.name).encode())
     write_atomic(out / "export.json", table.as_json(rows, facts).encode())

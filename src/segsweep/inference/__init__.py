@@ -11,6 +11,18 @@ model without flips and scales they are its logits, so that it predicts what its
 from segsweep.inference.answer import Answer
 from segsweep.inference.ensemble import Ensemble
 from segsweep.inference.hardware import pick_device, precision_on
-from segsweep.inference.views import FLIPS, SCALES, mean_scores, trained_flips
+from segsweep.inference.options import check_options
+from segsweep.inference.views import FLIPS, SCALES, chosen_flips, mean_scores, trained_flips
 
-__all__ = ["FLIPS", "SCALES", "Answer", "Ensemble", "mean_scores", "pick_device", "precision_on", "trained_flips"]
+__all__ = [
+    "FLIPS",
+    "SCALES",
+    "Answer",
+    "Ensemble",
+    "check_options",
+    "chosen_flips",
+    "mean_scores",
+    "pick_device",
+    "precision_on",
+    "trained_flips",
+]

@@ -56,6 +56,16 @@ def _logits(model: nn.Module, image: Tensor, scale: float, flip: str) -> Tensor:
     return resize_to(logits.flip(axes) if axes else logits, image)
 
 
+def chosen_flips(wanted: Sequence[str] | None, record: Mapping[str, Any]) -> tuple[str, ...]:
+    """The flips to average over, the image as it is among them.
+
+    Args:
+        wanted: of ``FLIPS``; None or none: those that the run has seen while training.
+        record: of the run.
+    """
+    return ("", *(flip for flip in FLIPS if flip and flip in wanted)) if wanted else trained_flips(record)
+
+
 def trained_flips(record: Mapping[str, Any]) -> tuple[str, ...]:
     """The flips that a run has seen while training, itself unflipped included: ``("",)`` if it has seen none.
 

@@ -16,6 +16,7 @@ from segsweep.types import DataSpec
 
 Side = Annotated[int, Gt(0), Le(1 << 14)]
 Name = Annotated[str, Field(min_length=1, max_length=200)]
+_MOST_VALUES = 512_000_000  # pixels times classes of what a model sees at once: 2 GB of logits
 _COLOUR = re.compile(r"\s*(\d{1,3})[ ,]+(\d{1,3})[ ,]+(\d{1,3})\s*|#([0-9a-fA-F]{6})")
 
 
@@ -55,6 +56,12 @@ def read_facts(node: Any, shown: str) -> tuple[DataSpec, str, NDArray[np.uint8]]
     names = facts.class_names
     if not len(set(names)) == len(names) == facts.num_classes or facts.ignore_index < len(names):
         raise ConfigError(f"{shown}: config.data: class_names, num_classes and ignore_index contradict each other")
+    for key, sides in (("size", facts.size), ("tile", facts.tile)):
+        if sides and sides[0] * sides[1] * max(len(names), 3) > _MOST_VALUES:
+            raise ConfigError(
+                f"{shown}: config.data.{key}={sides} with {len(names)} classes would take gigabytes for one image: no "
+                "run of segsweep has that"
+            )
     if not len(facts.mean) == len(facts.std) == facts.in_channels:
         raise ConfigError(f"{shown}: config.data: mean and std need {facts.in_channels} values each")
     spec = DataSpec(

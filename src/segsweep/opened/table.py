@@ -45,6 +45,7 @@ SOURCES: Mapping[str, tuple[str, str]] = MappingProxyType(
 )
 _FACTS = {"_target_", "family"}  # of a model's node, no arguments
 _WORD = re.compile(r"[A-Za-z0-9_.+-]{0,100}")  # no path, no address, no hub's "owner/name" and no "scheme:"
+_CLASS = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+", re.ASCII)  # package.Class
 _MOST_NUMBER = 1 << 14  # channels, layers, pixels: more would only take memory or time
 _MOST_VALUES = 1000
 
@@ -81,14 +82,16 @@ def build_model(node: Mapping[str, Any], trust: Sequence[str], shown: str) -> nn
 def _find(target: Any, trust: Sequence[str], shown: str) -> Any:
     if isinstance(target, str) and target in MODELS:
         module, name = MODELS[target]
-    elif isinstance(target, str) and target in trust:
+    elif isinstance(target, str) and target in trust and _CLASS.fullmatch(target):
         module, _, name = target.rpartition(".")
     else:
         seen = printable(str(target))[:200]
+        # A stranger's text is proposed to be typed only if it is nothing but a name.
         unused = f" ({did_you_mean(seen, trust)})" if trust else ""
+        hint = f" If you know this class and trust it, add: --trust {seen}{unused}" if _CLASS.fullmatch(seen) else ""
         raise ConfigError(
-            f"{shown}: _target_={seen} is not one of segsweep's own models, and opening a run executes nothing from "
-            f"it. If you know this class and trust it, add: --trust {seen}{unused}"
+            f"{shown}: _target_={seen} is not one of segsweep's own models, and opening a run executes nothing from it."
+            f"{hint}"
         )
     try:
         return getattr(importlib.import_module(module), name)

@@ -15,13 +15,11 @@ from PIL import Image
 from segsweep.data.source import Pixels
 from segsweep.files import write_atomic
 from segsweep.hardware import prepare
-from segsweep.inference import FLIPS, SCALES, Answer, Ensemble, pick_device, precision_on, trained_flips
+from segsweep.inference import SCALES, Answer, Ensemble, check_options, chosen_flips, pick_device, precision_on
 from segsweep.opened import open_finished
-from segsweep.predict import TTA
 from segsweep.predict.georeference import Georeference, read_georeference
 from segsweep.predict.pictures import index_file, overlay
 from segsweep.predict.reading import Reading
-from segsweep.run import ConfigError
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,7 +125,7 @@ class Predictor:
         exif: str | None = None,
         max_pixels: float | None = None,
     ) -> None:
-        _check(tta, flips, tile, overlap)
+        check_options(tta, flips, tile, overlap)
         self.notes: list[str] = []
         where = pick_device(device)
         self.runs = [open_finished(Path(folder), trust) for folder in (run, *others)]
@@ -180,30 +178,13 @@ class Predictor:
 
     def _flips(self, wanted: Sequence[str] | None) -> tuple[str, ...]:
         """Those to average over, the image as it is among them."""
-        if wanted:
-            return ("", *(flip for flip in FLIPS if flip in wanted and flip))
-        flips = trained_flips(self.runs[0].record)
+        flips = chosen_flips(wanted, self.runs[0].record)
         if len(flips) == 1:
             self.notes.append(
                 f"{self.runs[0].name} was trained without flips (augment.hflip, augment.vflip), so it is shown none. "
                 "--flips h shows it each image left to right as well; segsweep-evaluate says whether that helps"
             )
         return flips
-
-
-def _check(
-    tta: str | None, flips: Sequence[str] | None, tile: tuple[int, int] | str | None, overlap: float | None
-) -> None:
-    if tta is not None and tta not in TTA:
-        raise ConfigError(f"tta={tta} is none of {', '.join(TTA)}")
-    if flips and ("flips" not in (tta or "") or not FLIPS.keys() >= set(flips)):
-        raise ConfigError(f"flips={' '.join(flips)}: some of h, v and hv, together with --tta flips or flips+scales")
-    if isinstance(tile, str) and tile != "never":
-        raise ConfigError(f"tile={tile}: give height and width in pixels, or 'never'")
-    if tile is not None and not isinstance(tile, str) and (len(tile) != 2 or min(tile) < 1):
-        raise ConfigError(f"tile={tuple(tile)}: give height and width in pixels, e.g. --tile 512 512")
-    if overlap is not None and not 0 <= overlap < 0.9:
-        raise ConfigError(f"overlap={overlap:g} must be 0 or more and below 0.9, e.g. --overlap 0.25")
 
 
 def _prepare(device: str, record: dict[str, Any]) -> None:
