@@ -63,6 +63,7 @@ def test_the_average_is_validated_and_kept(start, steps):
         torch.testing.assert_close(best[name], expected[chosen][name])
 
 
+@pytest.mark.slow
 def test_a_continued_run_has_the_same_average(start, monkeypatch):
     straight = start("straight", *MODEL)
     ends = Task.on_train_epoch_start

@@ -227,6 +227,7 @@ def test_a_mistake_stops_the_command_before_it_leaves_a_trace(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_mistake_in_one_job_stops_a_sweep_before_the_first(tmp_path):
     result = run("-m", "optimizer.lr=0.01,-1", "seed=0,1", cwd=tmp_path)
     assert result.returncode == 1

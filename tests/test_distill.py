@@ -107,6 +107,7 @@ def test_a_run_learns_from_the_run_that_it_names(finished, start):
     assert record["parameters"] < read_record(finished)["parameters"]
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_goes_on(finished, start, interrupted):
     overrides = [*DISTILL, f'init_from="{finished}"', "trainer.max_epochs=3"]
     straight = start("straight", *overrides)

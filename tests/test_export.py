@@ -217,6 +217,7 @@ def test_the_table_has_every_variant(exported):
 def test_a_difference_beyond_tolerance_writes_nothing(folder, tmp_path, monkeypatch, capsys):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "model.pt2").write_bytes(b"an earlier one")
+    (tmp_path / "out" / "model.json").write_text(json.dumps({"weights_sha256": open_finished(folder).weights_sha256}))
     before = files_below(tmp_path)
 
     def wrong(data):
@@ -230,6 +231,15 @@ def test_a_difference_beyond_tolerance_writes_nothing(folder, tmp_path, monkeypa
     assert files_below(tmp_path) == before
     failed(capsys, folder, "--format", "torch", "--out", tmp_path / "new", "--rounds", "0")
     assert not (tmp_path / "new").exists()
+
+
+def test_the_files_of_another_run_are_left_alone(folder, tmp_path, capsys):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "model.json").write_text('{"weights_sha256": "another"}')
+    before = files_below(tmp_path)
+    (line,) = failed(capsys, folder, "--out", tmp_path / "out", "--rounds", "0")
+    assert "holds the output of another run" in line
+    assert files_below(tmp_path) == before
 
 
 def test_without_the_extra_one_line_says_what_to_install(folder, monkeypatch, capsys):

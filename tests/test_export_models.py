@@ -56,6 +56,7 @@ def test_onnx_equals_torch(opened, name):
     check(opened(name), name, "onnx", onnx_runner, "ONNX")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", quick_ones("model", "unet", "reseg", "conv_autoencoder", "dense_autoencoder"))
 def test_torch_export_equals_torch(opened, name):
     check(opened(name), name, "torch", torch_runner, "torch.export")

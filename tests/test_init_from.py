@@ -86,6 +86,7 @@ def test_other_weights_do_not_continue_a_run(copied, start):
         start("run", NARROW, init(copied), "trainer.max_epochs=1")
 
 
+@pytest.mark.slow
 def test_runs_that_start_from_the_run_of_their_own_seed_are_one_configuration(finished, tmp_path, start):
     other = shutil.copytree(finished, tmp_path / "model=unet,seed=1")
     changed(other, seed=1)

@@ -17,6 +17,7 @@ from segsweep.opened import open_finished
 from segsweep.opened.data import open_data
 from segsweep.opened.table import MODELS, SOURCES
 from segsweep.run import ConfigError
+from segsweep.train import origin_of, train
 from tests.conftest import FOLDER
 from tests.finished import change, rewrite, write_finished
 
@@ -285,8 +286,11 @@ def test_an_output_folder_belongs_to_one_run(tmp_path, mine):
                 refuse_foreign(tmp_path / "out", "model.json", weights)
 
 
-def test_a_run_on_files_holds_no_path_of_this_machine(start, image_tree):
-    folder = start("run", *FOLDER[:3], f"data.root='{image_tree}'", "data.size=[16,16]", "model.widths=[4,8]")
+def test_a_run_on_files_holds_no_path_of_this_machine(composer, tmp_path, image_tree):
+    typed = [f"data.root='{image_tree}'", "data.size=[16,16]", "model.widths=[4,8]"]
+    folder = tmp_path / "run"
+    folder.mkdir()
+    train(composer(*FOLDER, *typed), folder, origin_of({"model": "unet", "data": "folder"}, typed, None))
     parts = [str(image_tree), str(image_tree.parent), str(Path.home())]
     for file in folder.rglob("*"):
         data = file.read_bytes() if file.is_file() else b""

@@ -93,6 +93,7 @@ def _there(line: str) -> int:
     return int(line.partition(", ")[2].split()[0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_a_signal_stops_between_files(tmp_path, number):
     run = write_finished(tmp_path / "run", "unet", "model.widths=[4,8]")

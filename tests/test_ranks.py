@@ -56,6 +56,7 @@ def in_group():
 # --- whole runs
 
 
+@pytest.mark.slow
 def test_two_processes_give_what_one_gives(start):
     keys = [*EQUAL, "data.num_train=10", "data.num_val=1", "trainer.gradient_clip_val=1"]
     one, two = start("one", *keys), start("two", *keys, *TWO)

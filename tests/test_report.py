@@ -177,7 +177,7 @@ def test_text_from_records_does_no_harm(write):
 
 
 @pytest.mark.parametrize(
-    ("content", "message"), [(None, "holds no run"), ("{", "not a run record"), ("[]", "not a run record")]
+    ("content", "message"), [(None, "holds no run"), ("{", "is no JSON"), ("[]", "another program wrote it")]
 )
 def test_what_cannot_be_read_is_named(tmp_path, capsys, content, message):
     if content is not None:

@@ -194,6 +194,7 @@ def test_names_from_records_do_no_harm_in_the_picture(write):
     assert "<script" not in (sweep / "report" / "label_efficiency.md").read_text()
 
 
+@pytest.mark.slow
 def test_a_thousand_runs_are_reported(tmp_path, write):
     for model in range(28):
         for regime in ("supervised", "pretrain", "joint", "self_training"):

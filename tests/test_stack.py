@@ -176,6 +176,7 @@ def test_an_interrupted_group_goes_on(stack, interrupted):
         assert timeless(record(folder)["metrics"]) == timeless(record(other)["metrics"])
 
 
+@pytest.mark.slow
 def test_what_is_left_of_a_group_goes_on_without_the_others(stack, interrupted, caplog):
     whole = stack("whole", [0, 1, 2], *FEW)
     with interrupted(before_epoch=1):
@@ -289,6 +290,7 @@ def test_a_sweep_of_three_seeds(tmp_path):
     assert "all 3 jobs are done already" in segsweep(tmp_path, *sweep).stderr
 
 
+@pytest.mark.slow
 def test_the_command_of_the_docs_is_planned_as_it_says(tmp_path):
     text = (Path(__file__).parents[1] / "docs" / "stacking.md").read_text()
     (command,) = re.findall(r"^    segsweep (.+)$", text, flags=re.MULTILINE)
