@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 DOC = (Path(__file__).parents[1] / "docs" / "ten_minutes.md").read_text()
-COMMANDS = re.findall(r"^    (segsweep\S* .+)$", DOC, flags=re.MULTILINE)
+COMMANDS = re.findall(r"^    (segsweep\S* .+)$", DOC.replace("\\\n", " "), flags=re.MULTILINE)
 CODE = "\n".join(re.findall(r"^    ((?:import|cells =|mask =).*)$", DOC, flags=re.MULTILINE))
 FAST = {  # what a user waits for and a test does not
     "segsweep": [
@@ -50,7 +50,7 @@ def run(monkeypatch, command):
     name, *arguments = shlex.split(command)
     (script,) = entry_points(group="console_scripts", name=name)
     typed = [a for a in arguments if not any(a.split("=")[0] == f.split("=")[0] for f in FAST.get(name, ()))]
-    monkeypatch.setattr(sys, "argv", [name, *typed, *FAST.get(name, [])])
+    monkeypatch.setattr(sys, "argv", [name, *FAST.get(name, []), *typed])
     try:
         getattr(importlib.import_module(script.module), script.attr)()
     except SystemExit as ended:
