@@ -50,7 +50,8 @@ def run(monkeypatch, command):
     name, *arguments = shlex.split(command)
     (script,) = entry_points(group="console_scripts", name=name)
     typed = [a for a in arguments if not any(a.split("=")[0] == f.split("=")[0] for f in FAST.get(name, ()))]
-    monkeypatch.setattr(sys, "argv", [name, *FAST.get(name, []), *typed])
+    at = 1 if typed[0] == "-m" else 0  # Hydra takes overrides in one row
+    monkeypatch.setattr(sys, "argv", [name, *typed[:at], *FAST.get(name, []), *typed[at:]])
     try:
         getattr(importlib.import_module(script.module), script.attr)()
     except SystemExit as ended:
