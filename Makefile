@@ -46,7 +46,8 @@ $(BIN)/.installed: pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt uv
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable ".[dev,smp,export,explain,geo]"
 	@# uv leaves compiling to the first import, and containers often forbid that: 6 s at each start of a process.
-	@env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -c "import optuna, segmentation_models_pytorch, segsweep.task, sklearn.datasets, tensorboard.program"
+	@env -u PYTHONDONTWRITEBYTECODE $(BIN)/segsweep --cfg job >/dev/null
+	@env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -c "import captum.attr, onnxruntime.quantization, onnxscript, optuna, pytest, rasterio, segmentation_models_pytorch, segsweep.task, sklearn.datasets, tensorboard.program"
 	touch $@
 
 # What ours is compared with.
