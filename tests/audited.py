@@ -106,6 +106,8 @@ class Hook:
             return os.sep in library and self._is_below(library, place.run, place.images, place.outside)
         if event in _CHANGES:
             paths = [path for path in arguments if isinstance(path, str | bytes | os.PathLike)]
+            if event in ("os.remove", "os.rmdir") and arguments[1] >= 0:  # relative to an open folder
+                paths = [os.path.join(os.readlink(f"/proc/self/fd/{arguments[1]}"), os.fsdecode(paths[0]))]
             return not all(self._may_write(place, path) for path in paths)
         return False
 
@@ -142,11 +144,15 @@ def prepare(folder: Path, base: Path) -> Place:
     return place
 
 
-def run(command: str, place: Place) -> tuple[int | str | None, str]:
+def typed(command: str, place: Place) -> list[str]:
+    """The line that a user types."""
+    return ["segsweep", *map(str, COMMANDS[command][1](place))] if command in COMMANDS else []
+
+
+def run(command: str, line: list[str]) -> tuple[int | str | None, str]:
     """Exit code of a command, or the traceback that it ended with, and everything that it printed."""
-    module, arguments = COMMANDS[command]
-    printed = io.StringIO()
-    sys.argv = ["segsweep", *map(str, arguments(place))]
+    module, printed = COMMANDS[command][0], io.StringIO()
+    sys.argv = line
     with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
         try:
             importlib.import_module(f"segsweep.{module}").main()
@@ -194,7 +200,7 @@ def main() -> None:
     hook = Hook()
     good = prepare(_made(Path(folder) / "good"), base)
     if command != "none":
-        code, printed = run(command, good)
+        code, printed = run(command, typed(command, good))
         print(json.dumps({"artefact": None, "code": code, "printed": printed, "events": []}), flush=True)
     sys.path.insert(0, folder)  # where a class of the run folder would be found
     for name in names or ARTEFACTS:
@@ -202,10 +208,11 @@ def main() -> None:
         ARTEFACTS[name](place)
         os.chdir(place.run)
         sys.path[0] = str(place.run)
+        line = typed(command, place)
         hook.seen = []
         hook.place = place
         try:
-            code, printed = (careless(place), "") if command == "none" else run(command, place)
+            code, printed = (careless(place), "") if command == "none" else run(command, line)
         finally:
             hook.place = None
         marks = [path.name for path in place.outside.iterdir() if path.name == "mark"]

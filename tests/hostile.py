@@ -147,7 +147,7 @@ ARTEFACTS |= {
         p.run / "record.json",
         (p.run / "record.json").read_text().replace('"seed": 0', f'"seed": {"1" * 5000}'),
     ),
-    "masks_of_no_convention": record(config__data__label_map={"0": 1.5}, config__data__palette={"red": []}),
+    "masks_of_no_convention": record(config__data__label_map={"0": 1.5}),
     "record_of_another_shape": lambda p: write(p.run / "record.json", '{"config": [[[]]], "metrics": 7, "choices": 3}'),
     "record_with_wrong_types": record(metrics=["a"], choices=[1], overrides={"a": {}}, data=3, floors="x", seed="y"),
     "data_target": lambda p: record(config__data___target_="os.system", config__data__command=command(p))(p),

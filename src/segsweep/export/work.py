@@ -78,7 +78,8 @@ def _images(run: OpenedRun, size: tuple[int, int], options: argparse.Namespace, 
     if lines:
         raise ConfigError("\n".join(lines))
     reading = Reading.of_run(run.data_node, run.spec.in_channels, **said(options))
-    return images_of_files(inputs, " ".join(options.images), run, reading, most, options.quantize == "int8")
+    named = ", ".join(Path(text).name or text for text in options.images)  # no path of the machine is written
+    return images_of_files(inputs, named, run, reading, most, options.quantize == "int8")
 
 
 def _made(made: Any, run: OpenedRun) -> list[Variant]:
