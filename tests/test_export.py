@@ -285,7 +285,8 @@ def test_images_are_read_by_the_options_of_all_commands(folder, tmp_path, capsys
     assert "--scale 0 4095" in line
     assert "data." not in line
     command.main([str(argument) for argument in (*arguments, "--scale", 0, 4095)])
-    assert "compared_on: 1 image of" in capsys.readouterr().out
+    assert "compared_on: 1 image of deep.png" in capsys.readouterr().out
+    assert all(str(tmp_path).encode() not in data for data in files_below(tmp_path / "out").values())
 
 
 @pytest.mark.parametrize(("num", "compared", "calibrated"), [(1, 1, 1), (2, 1, 1), (5, 3, 2)])

@@ -109,7 +109,7 @@ def _walk(folder: Path, root: Path, out: Path | None) -> Iterator[Input | str]:
             if name.startswith(".") or path.suffix.lower() not in SUFFIXES:
                 continue
             if path.is_symlink() and not path.resolve().is_relative_to(inside):
-                yield f"{printable(str(path))} is a link out of the folder. Name the file itself, or copy it into the folder"
+                yield f"{printable(str(path))} is a link out of the folder. Name the file itself, or copy it there"
             elif path.is_file():
                 yield Input(path, path.relative_to(root).as_posix(), root.absolute().name)
             else:
