@@ -21,8 +21,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from tests.finished import write_finished
+import segsweep
+from tests.finished import DIGITS, write_finished
 from tests.hostile import ARTEFACTS, Place
+from tests.narrow import NARROW
 
 _FORBIDDEN = ("pickle.find_class", "subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.fork", "os.spawn",
               "socket.connect", "socket.getaddrinfo", "socket.gethostbyname", "socket.bind",
@@ -30,14 +32,30 @@ _FORBIDDEN = ("pickle.find_class", "subprocess.Popen", "os.system", "os.exec", "
 _CHANGES = ("os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.link", "os.symlink", "os.truncate", "os.chmod",
             "os.chown", "os.utime", "shutil.rmtree", "shutil.copyfile", "shutil.move")  # fmt: skip
 _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
-_COMMANDS = {
-    "report": ("segsweep.report.command", lambda p: [p.run, "--out", p.out]),
-    "evaluate": ("segsweep.evaluate.command", lambda p: [p.run, "--out", p.out, "--device", "cpu", *_root(p)]),
-    "predict": ("segsweep.predict.command", lambda p: [p.run, p.images, "--out", p.out, "--device", "cpu"]),
-    # Timing would have child processes of our own, which have no hook.
-    "export": ("segsweep.export.command", lambda p: [p.run, "--out", p.out, "--format", "onnx", "--rounds", 0]),
-    "explain": ("segsweep.explain.command", lambda p: [p.run, p.images / "good.png", "--out", p.out]),
+COMMANDS = {
+    "report": ("report.command", lambda p: [p.run, "--out", p.out]),
+    "evaluate": ("evaluate.command", lambda p: [p.run, "--out", p.out, "--device", "cpu", *_root(p)]),
+    "predict": ("predict.command", lambda p: [p.run, p.images, "--out", p.out, "--device", "cpu"]),
+    "export": ("export.command", lambda p: [*_export(p)]),
+    "export-images": ("export.command", lambda p: [*_export(p), "--images", p.images]),
+    "export-int8": ("export.command", lambda p: [*_export(p), "--quantize", "int8", *_root(p)]),
+    "explain": ("explain.command", lambda p: [p.run, p.images / "good.png", "--out", p.out]),
+    "explain-test": (
+        "explain.command",
+        lambda p: [p.run, "--test", 0, "--only", "uncertainty", "--out", p.out, *_root(p)],
+    ),
+    "explain-masks": (
+        "explain.command",
+        lambda p: [p.run, p.images, "--masks", p.masks, "--only", "calibration", "--out", p.out],
+    ),
+    "init_from": ("__main__", lambda p: [f"init_from={p.run}", *_TINY, f"hydra.run.dir={p.out}"]),
 }
+_TINY = ["model=unet", *NARROW["unet"], *DIGITS, "data.batch_size=4", "trainer=cpu", "trainer.max_epochs=1"]
+
+
+def _export(place: Place) -> list:
+    # Timing would have child processes of our own, which have no hook.
+    return [place.run, "--out", place.out, "--format", "onnx", "--rounds", 0]
 
 
 def _root(place: Place) -> list:
@@ -64,7 +82,7 @@ class Hook:
 
     def _is_forbidden(self, place: Place, event: str, arguments: tuple) -> bool:
         if event.startswith(_FORBIDDEN):
-            return True
+            return event != "subprocess.Popen" or not self._asks_for_own_commit(arguments)
         if event == "import":
             return str(arguments[0]).startswith("evil")
         if event == "compile":
@@ -88,12 +106,21 @@ class Hook:
             return os.sep in library and self._is_below(library, place.run, place.images, place.outside)
         if event in _CHANGES:
             paths = [path for path in arguments if isinstance(path, str | bytes | os.PathLike)]
+            if event in ("os.remove", "os.rmdir") and arguments[1] >= 0:  # relative to an open folder
+                paths = [os.path.join(os.readlink(f"/proc/self/fd/{arguments[1]}"), os.fsdecode(paths[0]))]
             return not all(self._may_write(place, path) for path in paths)
         return False
 
     def _may_write(self, place: Place, path) -> bool:
         own = (place.out, Path(os.environ["SEGSWEEP_CACHE"]), Path(os.environ["TMPDIR"]))
-        return self._is_below(path, *own) or str(path) == os.devnull
+        return self._is_below(path, *own) or str(path) in (os.devnull, "/proc/self/clear_refs")
+
+    @staticmethod
+    def _asks_for_own_commit(arguments: tuple) -> bool:
+        """A training notes the commit of segsweep itself: of no folder that is named or worked in."""
+        program, line, folder, environment = arguments
+        own = ["git", "-C", os.path.dirname(segsweep.__file__)]
+        return program == "git" and list(line[:3]) == own and folder is None and environment is None
 
     @staticmethod
     def _is_below(path, *folders: Path) -> bool:
@@ -105,7 +132,7 @@ class Hook:
 
 def prepare(folder: Path, base: Path) -> Place:
     """A good run, a good image, and places for output and harm."""
-    place = Place(folder / "run", folder / "images", folder / "out", folder / "outside")
+    place = Place(*(folder / name for name in Place._fields))
     shutil.copytree(base, place.run)
     for path in place[1:]:
         path.mkdir()
@@ -113,16 +140,22 @@ def prepare(folder: Path, base: Path) -> Place:
     Image.new("L", (48, 48), 70).save(place.outside / "secret.png")
     noise = np.random.default_rng(0).integers(0, 255, (48, 48), np.uint8)
     Image.fromarray(noise).save(place.images / "good.png")
+    Image.fromarray(noise // 25).save(place.masks / "good.png")
     return place
 
 
-def run(command: str, place: Place) -> tuple[int | str | None, str]:
+def typed(command: str, place: Place) -> list[str]:
+    """The line that a user types."""
+    return ["segsweep", *map(str, COMMANDS[command][1](place))] if command in COMMANDS else []
+
+
+def run(command: str, line: list[str]) -> tuple[int | str | None, str]:
     """Exit code of a command, or the traceback that it ended with, and everything that it printed."""
-    module, arguments = _COMMANDS[command]
-    printed = io.StringIO()
+    module, printed = COMMANDS[command][0], io.StringIO()
+    sys.argv = line
     with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
         try:
-            importlib.import_module(module).main([str(argument) for argument in arguments(place)])
+            importlib.import_module(f"segsweep.{module}").main()
             code: int | str | None = 0
         except SystemExit as error:
             code = error.code or 0
@@ -167,7 +200,7 @@ def main() -> None:
     hook = Hook()
     good = prepare(_made(Path(folder) / "good"), base)
     if command != "none":
-        code, printed = run(command, good)
+        code, printed = run(command, typed(command, good))
         print(json.dumps({"artefact": None, "code": code, "printed": printed, "events": []}), flush=True)
     sys.path.insert(0, folder)  # where a class of the run folder would be found
     for name in names or ARTEFACTS:
@@ -175,10 +208,11 @@ def main() -> None:
         ARTEFACTS[name](place)
         os.chdir(place.run)
         sys.path[0] = str(place.run)
+        line = typed(command, place)
         hook.seen = []
         hook.place = place
         try:
-            code, printed = (careless(place), "") if command == "none" else run(command, place)
+            code, printed = (careless(place), "") if command == "none" else run(command, line)
         finally:
             hook.place = None
         marks = [path.name for path in place.outside.iterdir() if path.name == "mark"]

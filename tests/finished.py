@@ -10,10 +10,10 @@ from segsweep.files import write_hashed
 from segsweep.run import redact
 from tests.narrow import NARROW
 
-_DIGITS = ["data=digits", "data.num_train=6", "data.num_val=3", "data.num_test=4", "trainer.precision=32-true"]
+DIGITS = ["data=digits", "data.num_train=6", "data.num_val=3", "data.num_test=4", "trainer.precision=32-true"]
 
 
-def write_finished(folder, model="unet", *overrides, seed=0, data=_DIGITS):
+def write_finished(folder, model="unet", *overrides, seed=0, data=DIGITS):
     """A run of a narrow model on a few scenes of digits, or on ``data``, as if it had been trained.
 
     Args:

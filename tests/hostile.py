@@ -3,6 +3,7 @@
 Whatever they would do if somebody let them leaves a mark below ``outside`` or makes an event that the hook sees.
 """
 
+import hashlib
 import json
 import os
 import pickle
@@ -23,6 +24,7 @@ class Place(NamedTuple):
 
     run: Path  # the run folder, a copy of a good one
     images: Path  # a folder with one good image
+    masks: Path  # a folder with its mask
     out: Path  # where the command writes
     outside: Path  # nothing here may be read or written
 
@@ -141,6 +143,11 @@ ARTEFACTS |= {
         record(config__data__class_names=["${oc.env:EVIL_SECRET}", *map(str, range(10))])(p),
     ],
     "record_without_end": lambda p: write(p.run / "record.json", '{"a":' * 100_000),
+    "record_of_endless_numbers": lambda p: write(
+        p.run / "record.json",
+        (p.run / "record.json").read_text().replace('"seed": 0', f'"seed": {"1" * 5000}'),
+    ),
+    "masks_of_no_convention": record(config__data__label_map={"0": 1.5}),
     "record_of_another_shape": lambda p: write(p.run / "record.json", '{"config": [[[]]], "metrics": 7, "choices": 3}'),
     "record_with_wrong_types": record(metrics=["a"], choices=[1], overrides={"a": {}}, data=3, floors="x", seed="y"),
     "data_target": lambda p: record(config__data___target_="os.system", config__data__command=command(p))(p),
@@ -206,6 +213,13 @@ def outputs_are_links(p: Place) -> None:
 
 
 @artefact
+def files_of_a_run_are_links(p: Place) -> None:
+    """The same for whoever trains there."""
+    for name in ("metrics.jsonl", "config.yaml", "log.txt", "test_confusion.npz"):
+        os.symlink(p.outside / "secret", p.out / name)
+
+
+@artefact
 def lock_is_a_link(p: Place) -> None:
     os.symlink(p.outside / "secret", p.out / ".lock")
 
@@ -215,6 +229,40 @@ def image_bomb(p: Place) -> None:
     """A PNG of 60,000 x 60,000 pixels in some kilobytes."""
     size = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 0, 0, 0, 0)
     write(p.images / "bomb.png", _png((b"IHDR", size), (b"IDAT", zlib.compress(bytes(10_000))), (b"IEND", b"")))
+
+
+@artefact
+def mask_bomb(p: Place) -> None:
+    """The same as the mask of the good image."""
+    image_bomb(p._replace(images=p.masks))
+    os.replace(p.masks / "bomb.png", p.masks / "good.png")
+
+
+@artefact
+def mask_a_link(p: Place) -> None:
+    (p.masks / "good.png").unlink()
+    os.symlink(p.outside / "secret.png", p.masks / "good.png")
+
+
+@artefact
+def image_with_pages_without_end(p: Place) -> None:
+    """An array whose header promises a million million pages, and holds none."""
+    with (p.images / "pages.npy").open("wb") as file:
+        about = {"descr": "|u1", "fortran_order": False, "shape": (10**12, 48, 48)}
+        np.lib.format.write_array_header_1_0(file, about)
+
+
+@artefact
+def predictions_of_pages_without_end(p: Place) -> None:
+    """What a folder of predictions says of the good image, had it been predicted by this run."""
+    sha256 = hashlib.sha256((p.images / "good.png").read_bytes()).hexdigest()
+    line = {
+        "input": "../images/good.png", "page": 5, "pages": 10**12, "sha256": sha256, "base": "good", "files": {},
+        "size": [10**9, 10**9], "seen": [10**9, 10**9],
+    }  # fmt: skip
+    known = p.out.parents[1] / "good" / "out" / "predictions.jsonl"
+    head = known.read_text().splitlines()[0] if known.exists() else '{"schema": 1}'
+    write(p.out / "predictions.jsonl", f"{head}\n{json.dumps(line)}\n")
 
 
 @artefact

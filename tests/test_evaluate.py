@@ -76,12 +76,19 @@ def test_what_is_written_is_read_by_the_report(here, finished, capsys):
     assert len(list((here / "outputs/evaluate/unet0/test_examples").glob("worst-*.png"))) == 4
 
 
-def test_an_ensemble_is_the_mean_of_probabilities(here, finished):
-    evaluate(finished[0], finished[0], "--ensemble")
-    alone, twice = (here / "outputs" / "evaluate" / name for name in ("unet0", "ensemble of unet0+unet0"))
-    assert scores(alone)["test/miou"] == scores(twice)["test/miou"]
-    evaluate(*finished, "--ensemble", "--out", "two")
-    assert scores(here / "two" / "ensemble of unet0+unet1") != scores(alone)
+def test_an_ensemble_is_neither_of_its_runs(here, finished):
+    evaluate(*finished, "--ensemble")
+    alone, other, both = (
+        scores(here / "outputs" / "evaluate" / name) for name in ("unet0", "unet1", "ensemble of unet0+unet1")
+    )
+    assert both not in (alone, other)
+
+
+def test_a_run_that_is_named_twice_counts_once(here, finished, capsys):
+    assert f"Leave {finished[0]} out" in refused(capsys, finished[0], finished[0], "--ensemble")
+    assert not (here / "outputs").exists()
+    evaluate(finished[0], finished[0].parent / "unet1" / ".." / "unet0")
+    assert [folder.name for folder in (here / "outputs" / "evaluate").iterdir()] == ["unet0"]
 
 
 def test_every_image_has_a_row_and_the_worst_comes_first(here, finished):

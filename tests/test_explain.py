@@ -21,11 +21,13 @@ from segsweep.explain.attribution import (
 )
 from segsweep.explain.extent import theoretical_extent
 from segsweep.explain.field import Field, effective_field
-from segsweep.explain.images import find_images, prepared, read_samples
+from segsweep.explain.images import prepared, read_samples
 from segsweep.explain.layers import choose_layer, maps_of
 from segsweep.explain.masks import with_masks
 from segsweep.explain.sanity import randomised, rank_correlation
 from segsweep.explain.uncertainty import dropout_doubt, ensemble_doubt, has_dropout, probabilities
+from segsweep.images.inputs import find_inputs
+from segsweep.images.reading import Reading
 from segsweep.models.renet import ReNet
 from segsweep.models.unet import UNet
 from segsweep.run import ConfigError
@@ -382,35 +384,79 @@ def write_png(path, pixels):
     return path
 
 
+READING = Reading(SPEC.in_channels)
+
+
+def read(*named, spec=SPEC, reading=READING):
+    inputs, lines = find_inputs([str(path) for path in named])
+    assert not lines
+    return read_samples(inputs, spec, "stretch", reading)
+
+
 def test_images_are_read_as_in_training(tmp_path):
     pixels = np.arange(80).reshape(8, 10)
     write_png(tmp_path / "a" / "x.png", pixels)
     write_png(tmp_path / "b" / "x.png", pixels)
     (tmp_path / "a" / "notes.txt").write_text("no image")
-    paths = find_images([str(tmp_path / "a"), str(tmp_path / "b" / "*.png"), str(tmp_path / "a" / "x.png")])
-    first, second = read_samples(paths, SPEC, "stretch", {})
+    first, second = read(tmp_path / "a", tmp_path / "b" / "*.png", tmp_path / "a" / "x.png")
     assert (first.name, second.name, first.native) == ("x", "x-2", (8, 10))
     torch.testing.assert_close(first.image[0, 0], (torch.from_numpy(pixels) / 255 - 0.5) / 0.25, check_dtype=False)
     tall = np.zeros((40, 10, 1), np.uint8)
     assert prepared(tall, SPEC, "stretch").shape[-2:] == (8, 10)
     assert prepared(tall, SPEC, "pad").shape[-2:] == (8, 2)
-    for given, said in (([str(tmp_path / "no.png")], "does not exist"), ([str(tmp_path)], "holds no image")):
-        with pytest.raises(ConfigError, match=said):
-            find_images(given)
+
+
+def test_each_page_of_a_file_is_an_image(tmp_path):
+    stack = np.arange(3 * 80, dtype=np.uint8).reshape(3, 8, 10)
+    np.save(tmp_path / "x.npy", stack)
+    samples = read(tmp_path / "x.npy")
+    assert [(sample.name, sample.page) for sample in samples] == [("x_p0", 0), ("x_p1", 1), ("x_p2", 2)]
+    (tmp_path / "masks").mkdir()
+    np.save(tmp_path / "masks" / "x.npy", stack % 3)
+    found = with_masks(samples, tmp_path / "masks", SPEC, {}, READING)
+    assert all((sample.mask == stack[i] % 3).all() for i, sample in enumerate(found))
+    np.save(tmp_path / "masks" / "x.npy", stack[:2] % 3)
+    with pytest.raises(ValueError, match=r"has no page 2, only 2 .*as many pages as its image x\.npy"):
+        with_masks(samples, tmp_path / "masks", SPEC, {}, READING)
 
 
 def test_what_is_too_large_for_one_piece_is_refused(tmp_path, monkeypatch):
+    path = write_png(tmp_path / "x.png", np.zeros((8, 10)))
+    monkeypatch.setattr("segsweep.explain.images._MOST_VALUES", 79)
+    with pytest.raises(ConfigError, match=r"with the 0 images before it, more than is held in memory"):
+        read(path)
     monkeypatch.setattr("segsweep.explain.images.MOST_PIXELS", 79)
     with pytest.raises(ConfigError, match=r"10x8 = 80 pixels .* more than 79 are not explained in one piece\. Crop"):
-        read_samples([write_png(tmp_path / "x.png", np.zeros((8, 10)))], SPEC, "stretch", {})
+        read(path)
+
+
+def test_two_images_do_not_share_a_mask(tmp_path):
+    samples = read(*(write_png(tmp_path / folder / "x.png", np.zeros((8, 10))) for folder in "ab"))
+    write_png(tmp_path / "masks" / "x.png", np.zeros((8, 10)))
+    with pytest.raises(ConfigError, match=r"masks/x\.png would be the mask of both .*a/x\.png and .*b/x\.png"):
+        with_masks(samples, tmp_path / "masks", SPEC, {}, READING)
+
+
+def test_masks_are_no_larger_than_images_may_be(tmp_path):
+    (sample,) = read(write_png(tmp_path / "x.png", np.zeros((8, 10))))
+    write_png(tmp_path / "masks" / "x.png", np.zeros((80, 10)))
+    with pytest.raises(ValueError, match=r"limit is 799\. Raise --max-pixels"):
+        with_masks([sample], tmp_path / "masks", SPEC, {}, Reading(SPEC.in_channels, max_pixels=799))
+
+
+@pytest.mark.parametrize("node", [{"label_map": {"x": 0}}, {"label_map": {"0": 1.5}}, {"palette": {"red": []}}])
+def test_a_convention_that_is_none_is_refused_in_a_line(tmp_path, node):
+    (sample,) = read(write_png(tmp_path / "x.png", np.zeros((8, 10))))
+    write_png(tmp_path / "masks" / "x.png", np.zeros((8, 10)))
+    with pytest.raises(ConfigError, match=r"record\.json: its masks cannot be read"):
+        with_masks([sample], tmp_path / "masks", SPEC, node, READING)
 
 
 def test_masks_belong_to_images_of_their_stem(tmp_path):
-    path = write_png(tmp_path / "x.png", np.zeros((8, 10)))
-    sample = read_samples([path], SPEC, "stretch", {})[0]
+    (sample,) = read(write_png(tmp_path / "x.png", np.zeros((8, 10))))
 
     def counted(node=None):
-        samples = with_masks([sample], tmp_path / "masks", SPEC, node or {})
+        samples = with_masks([sample], tmp_path / "masks", SPEC, node or {}, READING)
         return calibration.of_images(samples, score, SPEC.ignore_index)
 
     def score(image):
@@ -425,7 +471,7 @@ def test_masks_belong_to_images_of_their_stem(tmp_path):
     with pytest.raises(ConfigError, match="Masks are never resized"):
         counted()
     write_png(tmp_path / "masks" / "x.png", np.tile([0, 0, 0, 0, 200], (8, 2)))
-    with pytest.raises(ValueError, match="200"):
+    with pytest.raises(ValueError, match=r"200 \(16 px\).* as those that the run has learnt from \(class numbers\)"):
         counted()
     assert counted({"label_map": {"0": "background", "200": "cell"}}).error == pytest.approx(0.2, abs=0.01)
     write_png(tmp_path / "masks" / "x.png", np.full((8, 10), 255))

@@ -224,6 +224,7 @@ def test_grad_cam_alone_needs_a_layer(refused):
     ("options", "said"),
     [
         (["--test", "4"], r"--test 4: the test split has the images 0\.\.3"),
+        (["--max-pixels", "100"], r"a\.png has 48x60 = 2,880 pixels, the limit is 100\. Raise --max-pixels"),
         (["--root", "x"], "--root is where the data of the run lies, for --test"),
         (["--class", "bakground"], r"--class bakground: the run has no such class. Did you mean 'background'"),
         (["--point", "60", "0"], r"--point 60 0 is outside of a.png: rows are 0..59, columns 0..47"),
@@ -242,6 +243,36 @@ def test_grad_cam_alone_needs_a_layer(refused):
 )
 def test_mistakes_are_said_with_how_to_mend_them(refused, options, said):
     assert re.search(said, refused("unet", *options))
+
+
+def test_what_the_run_does_not_say_is_decided_by_an_option(places, refused, explain):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    (places / "turned").mkdir()
+    Image.fromarray(np.zeros((40, 48), np.uint8)).save(places / "turned" / "t.png", exif=exif)
+    said = refused("unet", images="turned")
+    assert "t.png carries the rotation tag 6" in said
+    assert "Add --exif apply (turn it as viewers do) or --exif ignore" in said
+    point = ["--point", "47", "0"]  # of the turned image alone
+    assert "--point 47 0 is outside" in refused("unet", "--exif", "ignore", *point, images="turned")
+    explain("unet", "--exif", "apply", images="turned", quick=["--only", "receptive-field", *point])
+
+
+def test_images_that_are_not_there_are_named(refused):
+    assert re.search(r"nowhere\*\.png fits no image", refused("unet", images="nowhere*.png"))
+    assert "unet/checkpoints holds no images" in refused("unet", images="unet/checkpoints")
+
+
+def test_how_files_are_read_belongs_to_files(places, capsys):
+    for options in (["--scale", "0", "9"], ["--alpha", "drop"], ["--exif", "apply"], ["--max-pixels", "9"]):
+        with pytest.raises(SystemExit):
+            main([str(places / "unet"), "--test", "0", *options])
+        assert f"{options[0]} says how image files are read: give some with IMAGES" in capsys.readouterr().err
+
+
+def test_a_run_is_not_averaged_with_itself(refused, places):
+    said = refused("unet", "--ensemble", places / "other", places / "unet")
+    assert f"Leave {places / 'unet'} out" in said
 
 
 def test_runs_of_other_data_are_not_asked(refused, tmp_path):

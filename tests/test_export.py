@@ -7,18 +7,23 @@ import shutil
 import stat
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from segsweep.export import command, timing, work
+from segsweep.export import command, timing, variants, work
 from segsweep.export.graphs import onnx_runner, torch_runner
+from segsweep.export.images import images_of_files, images_of_run
 from segsweep.export.quantise import quantise
 from segsweep.export.trace import Deployed, NotExportableError
+from segsweep.images.inputs import find_inputs
+from segsweep.images.reading import Reading
 from segsweep.opened import open_finished
 from segsweep.opened.data import open_data
+from segsweep.run import ConfigError
 from segsweep.types import SegmenterOutput
 from tests.finished import change, write_finished
 
@@ -250,7 +255,11 @@ def test_without_the_extra_one_line_says_what_to_install(folder, monkeypatch, ca
 
 def test_mistakes_are_one_line(folder, tmp_path, capsys):
     assert "does not exist" in failed(capsys, tmp_path, "--out", tmp_path / "out")[0]
-    assert "no image in it" in failed(capsys, folder, "--images", tmp_path, "--out", tmp_path / "out")[0]
+    (tmp_path / "empty").mkdir()
+    assert "holds no images" in failed(capsys, folder, "--images", tmp_path / "empty", "--out", tmp_path / "out")[0]
+    assert "--alpha says how" in failed(capsys, folder, "--alpha", "drop", "--out", tmp_path / "out")[0]
+    two = ("--images", tmp_path, "--root", tmp_path)
+    assert "Leave out one" in failed(capsys, folder, *two, "--out", tmp_path / "out")[0]
     assert "inside the run folder" in failed(capsys, folder, "--out", folder / "export")[0]
     assert "add onnx" in failed(capsys, folder, "--format", "torch", "--quantize", "int8")[0]
     assert not (tmp_path / "out").exists()
@@ -266,6 +275,51 @@ def test_images_of_a_folder_are_compared(folder, tmp_path, capsys):
     assert "3 images of" in capsys.readouterr().out
     row = json.loads((tmp_path / "out" / "export.json").read_text())["variants"][1]
     assert (row["agreement"]["equal"], row["agreement"]["miou"]) == (1.0, None)
+
+
+def test_images_are_read_by_the_options_of_all_commands(folder, tmp_path, capsys):
+    Image.fromarray(np.arange(2500, dtype=np.uint16).reshape(50, 50)).save(tmp_path / "deep.png")
+    named = ("--images", tmp_path / "deep.png", "--out", tmp_path / "out")
+    arguments = [folder, "--format", "torch", *named, "--rounds", 0]
+    (line,) = failed(capsys, *arguments)
+    assert "--scale 0 4095" in line
+    assert "data." not in line
+    command.main([str(argument) for argument in (*arguments, "--scale", 0, 4095)])
+    assert "compared_on: 1 image of deep.png" in capsys.readouterr().out
+    assert all(str(tmp_path).encode() not in data for data in files_below(tmp_path / "out").values())
+
+
+@pytest.mark.parametrize(("num", "compared", "calibrated"), [(1, 1, 1), (2, 1, 1), (5, 3, 2)])
+def test_int8_is_not_compared_on_what_it_was_calibrated_on(run, tmp_path, num, compared, calibrated):
+    pages = np.random.default_rng(0).integers(0, 256, (5, 48, 48), dtype=np.uint8)[:num]
+    np.save(tmp_path / "pages.npy", pages if num > 1 else pages[0])
+    inputs, _ = find_inputs([str(tmp_path)])
+    images = images_of_files(inputs, "mine", run, Reading(1), 500, True)
+    seen, chosen = ([picture.pixels.tobytes() for picture in part] for part in (images.test, images.calibration))
+    assert (len(seen), len(chosen)) == (compared, calibrated)
+    if num == 1:
+        assert seen == chosen
+        assert images.compared_on == "1 image of mine, the one that int8 is calibrated on: that flatters it"
+        assert images.calibrated_on == "the same image"
+    else:
+        assert set(seen) | set(chosen) == {page.tobytes() for page in pages}
+        assert "other ones than int8 is calibrated on" in images.compared_on
+        assert images.calibrated_on == f"{calibrated} image{'s' * (calibrated > 1)} of mine, the other ones"
+    assert len(images_of_files(inputs, "mine", run, Reading(1), 500, False).test) == num
+
+
+def test_what_int8_is_calibrated_on_is_said(exported):
+    facts = json.loads((exported[0] / "export.json").read_text())
+    assert facts["calibrated_on"] == "6 of 6 training images of the run"
+    for text in (exported[1], (exported[0] / "export.md").read_text()):
+        assert "calibrated_on: 6 of 6 training images of the run" in text
+
+
+def test_int8_of_one_size_says_what_it_could_not_be_calibrated_on(run):
+    images = images_of_run(run, (48, 48), None, 4)
+    graph = SimpleNamespace(is_free=False)
+    with pytest.raises(ConfigError, match="no image to calibrate on is as large as 64x64"):
+        variants._int8(graph, images, {}, (64, 64))
 
 
 def test_data_on_disk_without_a_root_fall_back_to_noise_and_say_so(folder, tmp_path, capsys):

@@ -219,6 +219,13 @@ def test_runs_with_other_classes_are_refused(tmp_path):
         Ensemble.of_runs(runs)
 
 
+def test_equal_weights_are_one_run_whatever_it_is_called(tmp_path):
+    first, twin = (open_finished(write_finished(tmp_path / name)) for name in ("a", "b"))
+    assert first.weights_sha256 == twin.weights_sha256
+    with pytest.raises(ConfigError, match=r"b has the very weights of .*a: .* Leave .*b out$"):
+        Ensemble.of_runs([first, twin])
+
+
 def test_flips_are_those_of_training():
     def record(**augment):
         return {"config": {"augment": augment}}

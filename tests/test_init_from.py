@@ -1,6 +1,7 @@
 """Starting from the weights of another run: by content, as data, and only where they fit."""
 
 import json
+import os
 import re
 import shutil
 import sys
@@ -127,17 +128,26 @@ def test_another_architecture_is_refused_by_the_names_and_shapes_of_tensors(fini
     assert "merges.0.0.weight [4, 12, 3, 3] is not in this model" in line or "scores.0.weight" in line
 
 
+def outside(file):
+    file.symlink_to(shutil.move(file, file.parents[2] / "outside"))
+
+
 @pytest.mark.parametrize(
     ("spoil", "said"),
     [
         (shutil.rmtree, "there is no such folder"),
         (lambda folder: (folder / "record.json").unlink(), "no run, it has no record.json"),
-        (lambda folder: (folder / "record.json").write_text("{"), "record.json is damaged"),
-        (lambda folder: (folder / "record.json").write_text("[]"), "no record of a run"),
+        (lambda folder: (folder / "record.json").write_text("{"), "record.json is no JSON"),
+        (lambda folder: (folder / "record.json").write_text('{"seed": ' + "1" * 5000 + "}"), "a number of 5000 digits"),
+        (lambda folder: (folder / "record.json").write_text('{"a":' * 50 + "1" + "}" * 50), "does not hold what a run"),
+        (lambda folder: changed(folder, config=[1]), "does not hold what a run writes there"),
+        (lambda folder: (folder / "record.json").write_text("[]"), "does not hold what a run writes there"),
         (lambda folder: changed(folder, status="running"), "the run is 'running'. Complete it first"),
-        (lambda folder: shutil.rmtree(folder / "checkpoints"), "best.safetensors.sha256 cannot be read"),
+        (lambda folder: shutil.rmtree(folder / "checkpoints"), "checkpoints/best.safetensors.sha256 does not exist"),
         (lambda folder: (folder / "checkpoints" / "best.safetensors").unlink(), "without its SHA-256"),
-        (lambda folder: (folder / "checkpoints" / "best.safetensors").write_bytes(b"x" * 20), "is damaged"),
+        (lambda folder: (folder / "checkpoints" / "best.safetensors").write_bytes(b"x" * 20), "is no safetensors file"),
+        (lambda folder: os.truncate(folder / "checkpoints" / "best.safetensors", 1 << 40), "more or fewer bytes"),
+        (lambda folder: outside(folder / "checkpoints" / "best.safetensors"), "is a link that leads out of its folder"),
     ],
 )
 def test_what_is_no_completed_run_is_refused_in_a_line(copied, found, spoil, said):

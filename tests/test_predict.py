@@ -17,6 +17,7 @@ from segsweep.opened import open_finished
 from segsweep.predict.command import main
 from segsweep.run import ConfigError, lock
 from segsweep.train import train
+from tests.bad_inputs import png
 from tests.conftest import FOLDER, ORIGIN
 from tests.finished import write_finished
 
@@ -145,6 +146,7 @@ BAD = {
     "half.png": (None, "damaged"),
     "clear.png": ("RGBA", "Add --alpha drop"),
     "deep.png": ("I;16", r"--scale 0 65535"),
+    "colour.png": (png(4, 4, 16, 2, bytes(4 * 25)), "add --scale BLACK WHITE"),
     "turned.jpg": ("exif", "Add --exif apply"),
     "nan.npy": ("nan", "leave it out"),
 }
@@ -270,6 +272,66 @@ def test_a_torn_line_is_done_again_and_a_damaged_one_refused(predict, photos, tm
     assert "line 2 is damaged" in err[0]
     file.write_bytes(lines[0] + lines[1].replace(b'"base": "a"', b'"base": "../../a"'))
     assert "outside of the folder" in predict(photos)[2][0]
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        *(("pages", value) for value in (10**12, 1_000_001, 0, -1, True, 1.0, "1", None)),
+        *(("page", value) for value in (0, 7, -1, False, [0])),
+        *(("size", value) for value in ([10**12, 4], [True, 4], [0, 4], [4], None)),
+        ("seen", [48, 10**40]),
+        ("input", 5),
+        ("sha256", None),
+    ],
+)
+def test_a_line_that_would_size_work_is_damaged(predict, photos, tmp_path, key, value):
+    predict(photos / "a.png")
+    file = tmp_path / "out" / "predictions.jsonl"
+    head, line = file.read_text().splitlines()
+    file.write_text(f"{head}\n{json.dumps({**json.loads(line), key: value})}\n")
+    code, _, err = predict(photos / "a.png")
+    assert code == 1
+    assert len(err) == 1
+    assert "line 2 is damaged" in err[0]
+
+
+def test_pages_are_counted_in_the_image_whatever_a_line_says(predict, photos, tmp_path):
+    predict(photos / "a.png")
+    file = tmp_path / "out" / "predictions.jsonl"
+    file.write_text(file.read_text().replace('"page": null, "pages": 1', '"page": 3, "pages": 900000'))
+    code, out, err = predict(photos / "a.png")
+    assert (code, err) == (0, [])
+    assert out[0].startswith("1 predicted:")
+
+
+def test_a_header_that_promises_pages_is_damage(predict, tmp_path):
+    with (tmp_path / "x.npy").open("wb") as stream:
+        about = {"descr": "|u1", "fortran_order": False, "shape": (10**12, 48, 48)}
+        np.lib.format.write_array_header_1_0(stream, about)
+    code, _, err = predict(tmp_path / "x.npy")
+    assert code == 1
+    assert len(err) == 1
+    assert "it holds 0 bytes" in err[0]
+
+
+def test_a_file_of_too_many_pages_is_refused(predict, tmp_path, monkeypatch):
+    monkeypatch.setattr("segsweep.images.reading.MOST_PAGES", 2)
+    np.save(tmp_path / "x.npy", np.zeros((3, 48, 48), np.uint8))
+    code, _, err = predict(tmp_path / "x.npy")
+    assert code == 1
+    assert "has 3 pages, the limit is 2. Divide the file" in err[0]
+
+
+def test_a_run_is_not_averaged_with_itself(predict, photos, tmp_path, run):
+    other = write_finished(tmp_path / "other", "unet", "model.widths=[4,8]", seed=1)
+    copied = shutil.copytree(other, tmp_path / "copied")
+    for given, name in (([run], run), ([other, other], other), ([other, copied], copied)):
+        code, _, err = predict(photos, *(word for folder in given for word in ("--with", folder)))
+        assert code == 1
+        assert len(err) == 1
+        assert f"Leave {name} out" in err[0]
+    assert not (tmp_path / "out").exists()
 
 
 def test_another_run_or_other_options_are_refused(predict, photos, tmp_path):
@@ -434,9 +496,12 @@ def test_python_takes_paths_arrays_and_pictures(run, photos, scenes, tmp_path):
         (np.zeros((0, 5), np.uint8), "shape"),
         (np.array(["a"]), "array of"),
         ("nowhere.png", "cannot be read"),
+        ("stack.npy", "has 3 pages .* Say which, e.g. page=0"),
     ],
 )
-def test_python_refuses_what_it_cannot_use(run, image, said):
+def test_python_refuses_what_it_cannot_use(run, image, said, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    np.save("stack.npy", np.zeros((3, 48, 48), np.uint8))
     with pytest.raises(ValueError, match=said):
         segsweep.load(run).predict(image)
 

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from segsweep.predict.inputs import Input
-from segsweep.predict.names import give_names, page_name
+from segsweep.images.inputs import Input, page_name
+from segsweep.predict.names import give_names
 
 
 def named(*paths, taken=()):

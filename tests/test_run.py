@@ -169,6 +169,17 @@ def test_what_is_no_record_is_named(tmp_path, content):
         read_record(tmp_path)
 
 
+@pytest.mark.parametrize("name", [".lock", "record.json", "config.yaml", "log.txt", "metrics.jsonl"])
+def test_links_that_wait_for_a_run_are_not_followed(tmp_path, name):
+    secret = tmp_path / "secret"
+    secret.write_text('{"status": "completed"}')
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / name).symlink_to(secret)
+    with pytest.raises(ValueError, match=rf"run/{name}.* link.* Remove"), open_run(tmp_path / "run", FACTS):
+        pass
+    assert secret.read_text() == '{"status": "completed"}'
+
+
 def test_secrets_are_redacted_at_any_depth():
     config = {"a": {"api_key": "k", "b": [{"password": "p"}]}, "token": None, "lr": 1}
     assert redact(config) == {"a": {"api_key": "<redacted>", "b": [{"password": "<redacted>"}]}, "token": None, "lr": 1}

@@ -12,7 +12,7 @@ from measure import parser, print_head, print_table, ratios, spread
 
 from segsweep.export.agreement import REFERENCE, compare
 from segsweep.export.graphs import make_graph, onnx_runner
-from segsweep.export.images import Images, find_images
+from segsweep.export.images import Images, images_of_run
 from segsweep.export.quantise import quantise
 from segsweep.export.timing import measure
 from segsweep.export.trace import Deployed
@@ -76,7 +76,7 @@ def main() -> None:
     args = options.parse_args()
     run = open_finished(args.run)
     size = run.spec.size or (256, 256)
-    images = find_images(run, size, None, args.root, 500)
+    images = images_of_run(run, size, args.root, 500)
     print_head(f"Export of {run.name}", "onnx", "onnxruntime")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

@@ -55,7 +55,8 @@ def _unfit_teacher(source: dict[str, Any], plain: dict[str, Any]) -> Iterator[st
         yield f"{where}: the teacher knows other classes ({', '.join(some)}, ...). Classes have to agree by name"
     for key in ("in_channels", "mean", "std"):
         if source[key] != data[key]:
-            yield f"{where}: the teacher has seen data.{key}={source[key]}, here it is {data[key]}. Set it as there"
+            seen = repr(source[key])[:100]
+            yield f"{where}: the teacher has seen data.{key}={seen}, here it is {data[key]}. Set it as there"
     target = model_target(source)
     if not target.startswith("segsweep.models.") and target != plain["model"]["_target_"]:
         yield (

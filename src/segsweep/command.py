@@ -25,7 +25,7 @@ from segsweep import CONF_DIR
 from segsweep.allocator import keep_memory_between_steps
 from segsweep.config import GROUPS, TOP_LEVEL, fingerprint, is_silent, job_part, overrides_of, semantic_part, settle
 from segsweep.hints import did_you_mean, written
-from segsweep.run import ConfigError, new_folder, read_record, redact
+from segsweep.run import ConfigError, new_folder, read_record, redact, refuse_links
 from segsweep.state import State, state_of
 
 VERSION_BASE = "1.3"
@@ -101,8 +101,14 @@ class Preflight(Callback):
                 _stop_dry(f"{Path(config.hydra.run.dir).parent / stem}_<4 hex digits>", "new")
             with read_write(config):
                 config.hydra.run.dir = str(new_folder(Path(config.hydra.run.dir).parent, stem))
-        elif config.sweep.dry_run:
-            _stop_dry(config.hydra.run.dir, _state(Path(config.hydra.run.dir), job_part(config)))
+            return
+        folder = Path(config.hydra.run.dir)
+        if config.sweep.dry_run:
+            _stop_dry(str(folder), _state(folder, job_part(config)))
+        try:
+            refuse_links(folder)  # before Hydra opens the log
+        except ConfigError as error:
+            stop([str(error)])
 
     def _name_sweep(self, config: DictConfig) -> None:
         if lines := list(_ignored(config)):

@@ -4,7 +4,7 @@ import json
 import os
 import stat
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from segsweep.run import ConfigError
 
@@ -13,19 +13,47 @@ _MOST_DEPTH = 32
 _MOST_DIGITS = 20
 
 
-def read_bytes(folder: Path, name: str, most: int) -> bytes:
+def read_bytes(folder: Path, name: str, most: int, shown: str = "") -> bytes:
     """Reads a file of a folder.
 
     Args:
         folder: as the user named it; it may be a link itself.
         name: of the file, relative to the folder; from the program, never from a file.
         most: bytes above which it is refused unread.
+        shown: its name in messages; otherwise its path.
 
     Raises:
         ConfigError: it is not there, not a plain file, outside the folder, or too large.
     """
+    shown = shown or os.path.relpath(folder / name)
+    with _open(folder, name, shown) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > most:
+            raise ConfigError(f"{shown} has {size:,} bytes; more than {most:,} are no file of a run")
+        return file.read(size)
+
+
+def read_start(folder: Path, name: str, num: int, shown: str = "") -> tuple[bytes, int]:
+    """The first ``num`` bytes of a file of a folder, and how many it has; otherwise as ``read_bytes``."""
+    with _open(folder, name, shown or os.path.relpath(folder / name)) as file:
+        return file.read(num), os.fstat(file.fileno()).st_size
+
+
+def read_json(folder: Path, name: str, shown: str = "") -> dict[str, Any]:
+    """Reads a file that holds a JSON object of plain values; arguments and errors as in ``read_bytes``."""
+    shown = shown or os.path.relpath(folder / name)
+    data = read_bytes(folder, name, _MOST_JSON, shown)
+    try:
+        content = json.loads(data, parse_int=_whole)
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{shown} is no JSON ({error}). The run is damaged: get it again, or run it again") from None
+    if not isinstance(content, dict) or _depth(content) > _MOST_DEPTH:
+        raise ConfigError(f"{shown} does not hold what a run writes there: another program wrote it")
+    return content
+
+
+def _open(folder: Path, name: str, shown: str) -> BinaryIO:
     path = folder / name
-    shown = os.path.relpath(path)
     if not path.resolve().is_relative_to(folder.resolve()):
         raise ConfigError(f"{shown} is a link that leads out of its folder. Copy the file itself into the folder")
     try:
@@ -38,27 +66,10 @@ def read_bytes(folder: Path, name: str, most: int) -> bytes:
         ) from None
     except OSError as error:
         raise ConfigError(f"{shown} cannot be read: {error.strerror}") from None
-    about = os.fstat(handle)
-    if not stat.S_ISREG(about.st_mode) or about.st_size > most:
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
         os.close(handle)
-        if stat.S_ISREG(about.st_mode):
-            raise ConfigError(f"{shown} has {about.st_size:,} bytes; more than {most:,} are no file of a run")
         raise ConfigError(f"{shown} is not a plain file. A run folder holds nothing else: get it again")
-    with open(handle, "rb") as file:
-        return file.read(about.st_size)
-
-
-def read_json(folder: Path, name: str) -> dict[str, Any]:
-    """Reads a file that holds a JSON object of plain values; arguments and errors as in ``read_bytes``."""
-    shown = os.path.relpath(folder / name)
-    data = read_bytes(folder, name, _MOST_JSON)
-    try:
-        content = json.loads(data, parse_int=_whole)
-    except (ValueError, RecursionError) as error:
-        raise ConfigError(f"{shown} is no JSON ({error}). The run is damaged: get it again, or run it again") from None
-    if not isinstance(content, dict) or _depth(content) > _MOST_DEPTH:
-        raise ConfigError(f"{shown} does not hold what a run writes there: another program wrote it")
-    return content
+    return open(handle, "rb")
 
 
 def _whole(digits: str) -> int:

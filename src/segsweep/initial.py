@@ -4,22 +4,23 @@ What counts is their content, not where they lie: a run that was moved or rename
 trained again is another. No path of it is written anywhere.
 """
 
-import json
+import contextlib
+import hashlib
 import logging
-import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from segsweep.files import read_hashed
+from segsweep.contained import read_bytes, read_json, read_start
+from segsweep.run import ConfigError
+from segsweep.tensors import MOST_HEADER, load_tensors, read_header
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
 KEY = "init_from"
-WEIGHTS = Path("checkpoints", "best.safetensors")
-_MOST_JSON = 32 << 20  # bytes, of a record
+WEIGHTS = "checkpoints/best.safetensors"
 _DIGITS = 12  # of a digest, where people read it
 _SHOWN = 6  # tensors in a line
 log = logging.getLogger(__name__)
@@ -45,22 +46,25 @@ def look_at(value: Any) -> dict[str, Any]:
         ``class_names``, and of its data ``in_channels``, ``mean`` and ``std``.
 
     Raises:
-        ValueError: it is no completed run; one line.
+        ConfigError: it is no completed run; one line.
     """
     if not isinstance(value, str) or not value:
-        raise ValueError(f"{KEY}={value!r} names no folder; give that of a completed run, or null")
+        raise ConfigError(f"{KEY}={value!r} names no folder; give that of a completed run, or null")
     folder = Path(value)
     if not folder.is_dir():
-        raise ValueError(f"{KEY}={value}: there is no such folder. Give that of a completed run, or null")
+        raise ConfigError(f"{KEY}={value}: there is no such folder. Give that of a completed run, or null")
     if not (folder / "record.json").exists():
         hint = "Give one of the runs in it" if any(folder.glob("*/record.json")) else "Give the folder of a run"
-        raise ValueError(f"{KEY}={value}: no run, it has no record.json. {hint}")
-    record = _read_json(folder, Path("record.json"))
+        raise ConfigError(f"{KEY}={value}: no run, it has no record.json. {hint}")
+    record = _read_json(folder, "record.json")
+    if not isinstance(record.get("config"), dict | None):
+        raise ConfigError(f"{KEY}={value}: record.json does not hold what a run writes there: another program wrote it")
     if (status := record.get("status")) != "completed":
-        raise ValueError(f"{KEY}={value}: the run is {str(status)[:20]!r}. Complete it first, or name another")
-    digest = _read(folder, WEIGHTS.with_name(f"{WEIGHTS.name}.sha256"), 100).decode(errors="replace").strip()
+        raise ConfigError(f"{KEY}={value}: the run is {str(status)[:20]!r}. Complete it first, or name another")
+    with _of_key(value):
+        digest = read_bytes(folder, f"{WEIGHTS}.sha256", 100, f"{WEIGHTS}.sha256").decode(errors="replace").strip()
     if not re.fullmatch("[0-9a-f]{64}", digest) or not (folder / WEIGHTS).is_file():
-        raise ValueError(f"{KEY}={value}: {WEIGHTS} is not there, or without its SHA-256. Run it again")
+        raise ConfigError(f"{KEY}={value}: {WEIGHTS} is not there, or without its SHA-256. Run it again")
     data = (record.get("config") or {}).get("data")
     data = data if isinstance(data, dict) else {}
     return {
@@ -126,19 +130,17 @@ def load_into(model: "nn.Module", source: Any, class_names: Sequence[str]) -> No
         class_names: of the data that is to be learnt.
 
     Raises:
-        ValueError: the weights are damaged, others than before, or of another architecture.
+        ConfigError: the weights are damaged, others than before, or of another architecture.
     """
-    from safetensors.torch import load
-
     source = source if isinstance(source, dict) else look_at(source)
-    folder = Path(source["folder"])
     if look_at(source["folder"])["weights_sha256"] != source["weights_sha256"]:
-        raise ValueError(f"{KEY}={source['folder']}: the weights have just changed. Start again")
-    theirs, own = load(read_hashed(folder / WEIGHTS)), model.state_dict()
-    shapes = [{name: tuple(tensor.shape) for name, tensor in state.items()} for state in (own, theirs)]
-    differing, left = compare(shapes[0], shapes[1], (len(class_names), len(source["class_names"])))
+        raise ConfigError(f"{KEY}={source['folder']}: the weights have just changed. Start again")
+    own = model.state_dict()
+    shapes = {name: tuple(tensor.shape) for name, tensor in own.items()}
+    differing, left = compare(shapes, shapes_in(source), (len(class_names), len(source["class_names"])))
     if differing:
-        raise ValueError(other_architecture(source, differing))
+        raise ConfigError(other_architecture(source, differing))
+    theirs = _tensors(source)
     model.load_state_dict({**own, **{name: value for name, value in theirs.items() if name not in left}})
     log.info("%s: %d tensors of %s", KEY, len(theirs) - len(left), told(source, -1))
     if left:
@@ -151,24 +153,31 @@ def shapes_in(source: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
     """Names and shapes of the tensors in the run's file of weights; their values are not read.
 
     Raises:
-        ValueError: it is no such file.
+        ConfigError: it is no such file.
     """
-    from safetensors import SafetensorError, safe_open
+    with _of_key(source["folder"]):
+        start, size = read_start(Path(source["folder"]), WEIGHTS, 8 + MOST_HEADER, WEIGHTS)
+        header = read_header(start, size, WEIGHTS)
+    return {name: tuple(entry["shape"]) for name, entry in header.items()}
 
-    try:
-        with safe_open(Path(source["folder"]) / WEIGHTS, framework="pt") as file:
-            return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118  # no dict
-    except (SafetensorError, OSError) as error:
-        raise ValueError(f"{KEY}={source['folder']}: {WEIGHTS} is damaged: {str(error)[:200]}") from None
+
+def _tensors(source: Mapping[str, Any]) -> "dict[str, Tensor]":
+    """All of them; their shapes are known to be those of a model, so that they take no more memory than that."""
+    folder = Path(source["folder"])
+    with _of_key(folder):
+        data = read_bytes(folder, WEIGHTS, (folder / WEIGHTS).stat().st_size, WEIGHTS)
+        if hashlib.sha256(data).hexdigest() != source["weights_sha256"]:
+            raise ConfigError(f"{WEIGHTS} is damaged: its SHA-256 is not the one beside it")
+        return load_tensors(data, WEIGHTS)
 
 
 def model_target(source: Mapping[str, Any]) -> str:
     """Name of the class of its model, as the run has it.
 
     Raises:
-        ValueError: the run does not say.
+        ConfigError: the run does not say.
     """
-    content = _read_json(Path(source["folder"]), WEIGHTS.with_name("best.json"))
+    content = _read_json(Path(source["folder"]), "checkpoints/best.json")
     node = content.get("model")
     return str(node.get("_target_")) if isinstance(node, dict) else "none"
 
@@ -211,22 +220,15 @@ def other_architecture(source: Mapping[str, Any], differing: Sequence[str]) -> s
     )
 
 
-def _read(folder: Path, name: Path, most: int) -> bytes:
-    """Reads a plain file that lies in the folder itself, if it is not larger than ``most`` bytes."""
-    path = folder / name
-    try:
-        if not path.resolve().is_relative_to(folder.resolve()) or not path.is_file() or path.stat().st_size > most:
-            raise OSError("not a file that a run has written")
-        return path.read_bytes()
-    except OSError as error:
-        raise ValueError(f"{KEY}={folder}: {os.fspath(name)} cannot be read: {error.strerror or error}") from None
+def _read_json(folder: Path, name: str) -> dict[str, Any]:
+    with _of_key(folder):
+        return read_json(folder, name, name)
 
 
-def _read_json(folder: Path, name: Path) -> dict[str, Any]:
+@contextlib.contextmanager
+def _of_key(folder: object) -> Iterator[None]:
+    """Begins what a reader of run folders says with the key that names the folder."""
     try:
-        content = json.loads(_read(folder, name, _MOST_JSON))
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-        raise ValueError(f"{KEY}={folder}: {name} is damaged: {error}") from None
-    if not isinstance(content, dict) or not isinstance(content.get("config"), dict | None):
-        raise ValueError(f"{KEY}={folder}: {name} is no record of a run")
-    return content
+        yield
+    except ConfigError as error:
+        raise ConfigError(f"{KEY}={folder}: {error}") from None

@@ -26,6 +26,7 @@ FINISHED = ("completed", "pruned")  # states after which there is nothing left t
 _LOOKS_S = 0.05  # in which somebody who only looks whether a lock is taken is done
 _LETS_GO_S = 1.0  # in which a process that was killed lets go of its lock
 log = logging.getLogger(__name__)
+_IN_PLACE = ("config.yaml", "log.txt", "metrics.jsonl")  # files of a run that are not replaced as a whole
 _PACKAGES = ("segsweep", "torch", "pytorch-lightning", "hydra-core", "torchmetrics", "numpy")
 _SECRET = re.compile(r"token|secret|password|passwd|api_?key|credential", re.IGNORECASE)
 _ABSOLUTE = re.compile(r"""^(["']?)(?:/|~|[A-Za-z]:[\\/])(?:.*[\\/])?([^\\/]*?)[\\/]*$""", re.DOTALL)  # (quote)/a/(b)
@@ -140,6 +141,8 @@ def read_record(folder: Path) -> dict[str, Any] | None:
     if not file.exists():
         return None
     try:
+        if not file.resolve().is_relative_to(folder.resolve()):  # the folder may be one where others write
+            raise ValueError("a link that leads out of the folder")
         record: dict[str, Any] = json.loads(file.read_text())
         if not isinstance(record, dict) or "status" not in record:
             raise ValueError("no status")
@@ -284,6 +287,19 @@ def is_running(folder: Path) -> bool:
         return False
 
 
+def refuse_links(folder: Path) -> None:
+    """Refuses a folder, which may be one where others write, if links wait there for what is written in place.
+
+    Raises:
+        ConfigError: which link.
+    """
+    for name in (".lock", *_IN_PLACE):
+        if (folder / name).is_symlink():
+            raise ConfigError(
+                f"{folder / name} is a link, which is not written through. Remove it, or choose another folder"
+            )
+
+
 @contextlib.contextmanager
 def lock(folder: Path, wait_s: float = _LOOKS_S) -> Iterator[None]:
     """Keeps other processes from a run or a sweep; the kernel frees it when its owner dies.
@@ -296,10 +312,8 @@ def lock(folder: Path, wait_s: float = _LOOKS_S) -> Iterator[None]:
         LockedError: another live process has it.
     """
     deadline = time.monotonic() + wait_s
-    file_name = folder / ".lock"
-    if file_name.is_symlink():  # the folder may be one where others write
-        raise ConfigError(f"{file_name} is a link, which is not written through. Remove it, or choose another folder")
-    with open(os.open(file_name, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW, 0o644), "w") as file:
+    refuse_links(folder)
+    with open(os.open(folder / ".lock", os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW, 0o644), "w") as file:
         while True:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

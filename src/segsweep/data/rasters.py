@@ -5,6 +5,7 @@ import struct
 import tokenize
 import zlib
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -102,7 +103,7 @@ def count_pages(path: Path, shown: str) -> int:
     data = _read(path, shown)
     try:
         if path.suffix.lower() == ".npy":
-            return _num_pages(_npy_header(io.BytesIO(data))[0])
+            return _npy_header(data)[2]
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             return int(getattr(image, "n_frames", 1))
     except _DAMAGE as error:
@@ -221,11 +222,10 @@ def _is_lossy(image: Image.Image, data: bytes) -> bool:
 
 def _open_npy(data: bytes, shown: str, page: int | None, max_pixels: int) -> Raster:
     try:
-        shape, dtype = _npy_header(io.BytesIO(data))
+        shape, dtype, pages = _npy_header(data)
         if dtype.hasobject:
             fix = "Save it as a numeric array: array.astype(np.uint8)"
             raise Problem("E-IMG", shown, "holds Python objects, which are never loaded", fix)
-        pages = _num_pages(shape)
         height, width, *bands = shape[1:] if pages > 1 else shape if len(shape) in (2, 3) else (0, 0)
         if height * width == 0 or len(bands) > 1 or dtype.kind not in "buif":
             what = f"is an array of {dtype} with shape {shape}"
@@ -242,16 +242,19 @@ def _open_npy(data: bytes, shown: str, page: int | None, max_pixels: int) -> Ras
     return Raster(pixels, "npy", "NPY", pixels.dtype.itemsize * 8, None, None, 1, False, ".npy")
 
 
-def _npy_header(stream: io.BytesIO) -> tuple[tuple[int, ...], np.dtype[Any]]:
-    """Shape and type of an array, without its memory."""
+def _npy_header(data: bytes) -> tuple[tuple[int, ...], np.dtype[Any], int]:
+    """Shape and type of an array, without its memory, and its number of pages, which its bytes have to bear out."""
+    stream = io.BytesIO(data)
     version = np.lib.format.read_magic(stream)
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     shape, _, dtype = read(stream)
-    return shape, dtype
-
-
-def _num_pages(shape: tuple[int, ...]) -> int:
-    return shape[0] if len(shape) == 4 or (len(shape) == 3 and shape[2] > _MOST_BANDS) else 1
+    is_stack = len(shape) == 4 or (len(shape) == 3 and shape[2] > _MOST_BANDS)
+    if not is_stack or min(shape) < 1 or dtype.kind not in "buif":  # the latter two are refused when it is opened
+        return shape, dtype, 1
+    held = len(data) - stream.tell()
+    if prod(shape) * dtype.itemsize > held:
+        raise ValueError(f"it holds {held:,} bytes, which are no {shape} of {dtype}")
+    return shape, dtype, shape[0]
 
 
 def too_large(height: int, width: int, shown: str, max_pixels: int) -> Problem:

@@ -11,7 +11,7 @@ from segsweep.evaluate.images import about_data, images_of
 from segsweep.evaluate.scoring import Scored, Scoring
 from segsweep.evaluate.writing import identity, is_place_for, write_evaluation
 from segsweep.hints import written
-from segsweep.inference import SCALES, Ensemble, check_options, chosen_flips, pick_device, precision_on
+from segsweep.inference import SCALES, Ensemble, check_options, chosen_flips, pick_device, precision_on, refuse_twice
 from segsweep.opened import OpenedRun, open_finished
 from segsweep.run import ConfigError
 
@@ -58,6 +58,9 @@ def prepare(options: argparse.Namespace) -> list[Evaluation]:
     if options.ensemble and len(options.runs) < 2:
         raise ConfigError("--ensemble needs two runs or more, e.g. those of several seeds")
     runs = [open_finished(folder, options.trust) for folder in options.runs]
+    if options.ensemble:
+        refuse_twice(runs)
+    runs = list({run.folder.resolve(): run for run in runs}.values())  # patterns that overlap name one twice
     groups = [[run] for run in runs] + ([runs] if options.ensemble else [])
     evaluations: list[Evaluation] = []
     for group in groups:

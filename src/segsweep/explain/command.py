@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from segsweep.images.inputs import find_inputs
+from segsweep.images.options import add_reading, refuse_said, said
 from segsweep.report.printable import printable
 from segsweep.run import ConfigError
 
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
 _PARTS = ("attribution", "receptive-field", "uncertainty", "calibration")
 _METHODS = ("grad-cam", "integrated-gradients", "occlusion")
 _BASELINES = ("mean", "black", "white")
+_OUT = Path("outputs", "explain")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -37,27 +40,33 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _explain(options: argparse.Namespace, command: str) -> None:
     from segsweep.claims import refuse_foreign
     from segsweep.explain.attribution import captum, patches  # here, because --help needs no torch
-    from segsweep.explain.images import find_images, read_samples, split_samples
+    from segsweep.explain.images import read_samples, split_samples
     from segsweep.explain.masks import with_masks
     from segsweep.explain.target import class_number
     from segsweep.explain.work import find_out, num_passes
     from segsweep.explain.write import MARKER, write
+    from segsweep.images.reading import Reading
     from segsweep.opened import open_finished
 
     settings = _settings(options)
     patches((1, 1), settings.patch, settings.stride)  # a mistake in them is said before anything is opened
-    paths = find_images(options.images)
+    inputs, lines = find_inputs(options.images, options.out or _OUT)
+    if lines:
+        raise ConfigError("\n".join(lines))
     run = open_finished(options.run, options.trust)
-    out = options.out or Path("outputs") / "explain" / _plain(run.name)
+    out = options.out or _OUT / _plain(run.name)
     refuse_foreign(out, MARKER, run.weights_sha256)
     compare, ensemble = ([open_finished(f, options.trust) for f in fs] for fs in (options.compare, options.ensemble))
     if settings.class_name is not None:
         class_number(settings.class_name, run.spec)
     if "attribution" in settings.parts:
         captum()
-    samples = read_samples(paths, run.spec, run.fit, run.data_node)
-    if options.masks:
-        samples = with_masks(samples, options.masks, run.spec, run.data_node)
+    samples: list[Sample] = []
+    if inputs:
+        reading = Reading.of_run(run.data_node, run.spec.in_channels, **said(options))
+        samples = read_samples(inputs, run.spec, run.fit, reading)
+        if options.masks:
+            samples = with_masks(samples, options.masks, run.spec, run.data_node, reading)
     samples += split_samples(run, options.test, options.root) if options.test else []
     with _bar(num_passes(run, samples, settings, len(compare))) as tick:
         findings = find_out(run, samples, settings, compare, ensemble, options.masks is not None, tick)
@@ -79,6 +88,8 @@ def _settings(options: argparse.Namespace) -> "Settings":
         raise ConfigError("there is nothing to explain: give images, or numbers of test images with --test")
     if options.masks and not options.images:
         raise ConfigError("--masks belong to image files; those of --test are known")
+    if not options.images:
+        refuse_said(options, "IMAGES")
     if options.root and not options.test:
         raise ConfigError("--root is where the data of the run lies, for --test. Leave it out")
     if options.class_name is not None and options.point is not None:
@@ -124,8 +135,8 @@ def _print(findings: "Findings", samples: "Sequence[Sample]", out: Path) -> None
     print(f"{findings.run.name}: {num} image{'' if num == 1 else 's'}")
     for image in findings.images:
         print(printable(f"  {image.sample.name}: {image.target.name}, {image.target.about}"))
-    for said in sentences(findings):
-        print(printable(f"  {said.subject}: {said.text}"))
+    for sentence in sentences(findings):
+        print(printable(f"  {sentence.subject}: {sentence.text}"))
     for note in findings.notes:
         print(printable(f"  {note}"))
     print(f"written: {out}/index.html, images/*.png, explain.json")
@@ -148,7 +159,7 @@ def _parser() -> argparse.ArgumentParser:
         "segsweep-explain RUN images/ --only receptive-field --compare RUN2",
     )
     parser.add_argument("run", type=Path, metavar="RUN", help="folder of a finished run")
-    parser.add_argument("images", nargs="*", metavar="IMAGES", help="image files, or folders of them")
+    parser.add_argument("images", nargs="*", metavar="IMAGES", help="files, folders, or patterns in quotes")
     parser.add_argument("--out", type=Path, help="where to write (default: outputs/explain/<name of the run>)")
     parser.add_argument("--test", nargs="+", type=int, default=[], metavar="N", help="images of the run's own test "
                         "split, by number as in test_examples/")  # fmt: skip
@@ -172,6 +183,7 @@ def _parser() -> argparse.ArgumentParser:
     how.add_argument("--patch", type=int, help="pixels, side of an occluding patch (default: so that 400 places do)")
     how.add_argument("--stride", type=int, help="pixels from patch to patch (default: half a patch)")
     how.add_argument("--no-sanity", action="store_true", help="do not compare the maps with those of random weights")
+    add_reading(parser)
     more = parser.add_argument_group("other runs and truth")
     more.add_argument("--compare", nargs="+", action="extend", type=Path, default=[], metavar="RUN",
                       help="runs whose receptive fields stand beside this one's")  # fmt: skip

@@ -1,27 +1,24 @@
-"""Reads images as the run's training saw them: same channels, range and size."""
+"""Images as the run's training saw them: same channels, range and size."""
 
-import glob
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from segsweep.data.images import to_image, turn_upright
 from segsweep.data.pixels import fitted_size, resize_image, to_input
-from segsweep.data.rasters import open_raster
+from segsweep.images.inputs import Input, page_name
+from segsweep.images.reading import Reading
 from segsweep.opened import OpenedRun
 from segsweep.report.printable import printable
 from segsweep.run import ConfigError
 from segsweep.types import DataSpec
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".npy")
 MOST_PIXELS = 1 << 20  # of an image that is explained whole: what gradients keep of it takes gigabytes
-_MOST_READ = 64_000_000  # pixels of a file, as in conf/data
+_MOST_VALUES = 1 << 28  # of all images together, pixels times channels: 1 GB
 
 
 @dataclass(frozen=True)
@@ -34,6 +31,7 @@ class Sample:
         image: (1, C, h, w) float32, standardised, at the size the run was trained on.
         native: (H, W) in pixels of the upright image in the file.
         mask: (H, W) uint8, the truth, if there is one.
+        page: of a file with several.
     """
 
     name: str
@@ -41,53 +39,41 @@ class Sample:
     image: Tensor
     native: tuple[int, int]
     mask: NDArray[np.uint8] | None = None
+    page: int | None = None
 
 
-def find_images(given: Sequence[str]) -> list[Path]:
-    """Files, the images of folders, and patterns; each file once.
-
-    Raises:
-        ConfigError: something is not there, or a folder holds no image.
-    """
-    found: list[Path] = []
-    for text in given:
-        path = Path(text)
-        if path.is_dir():
-            inside = [p for p in sorted(path.iterdir()) if p.suffix.lower() in SUFFIXES and not p.name.startswith(".")]
-            if not inside:
-                raise ConfigError(f"{text} holds no image ({', '.join(SUFFIXES)}). Give image files or their folder")
-            found += inside
-        elif path.exists():
-            found.append(path)
-        elif matches := sorted(glob.glob(text)):
-            found += map(Path, matches)
-        else:
-            raise ConfigError(f"{text} does not exist. Give image files, or folders that hold them")
-    return list(dict.fromkeys(found))
-
-
-def read_samples(paths: Sequence[Path], spec: DataSpec, fit: str, node: Mapping[str, Any]) -> list[Sample]:
-    """Reads images; names are their stems, numbered where two are equal.
+def read_samples(inputs: Sequence[Input], spec: DataSpec, fit: str, reading: Reading) -> list[Sample]:
+    """Reads images, each page of a file as one; names are their stems, numbered where two are equal.
 
     Args:
-        paths: of the files.
+        inputs: the files.
         spec: facts of the run's data.
         fit: ``stretch`` or ``pad``.
-        node: config of the run's data, for how files are read: ``scale``, ``alpha``, ``exif``, ``page``.
+        reading: how files are read.
 
     Raises:
-        ConfigError: the config of the data says what cannot be.
+        ConfigError: an image, or all of them together, are too large to be explained.
         Problem: a file cannot be used as it is.
     """
     samples: list[Sample] = []
     taken: set[str] = set()
-    for path in paths:
-        pixels = _read(path, spec, node)
-        size = fitted_size((pixels.shape[0], pixels.shape[1]), spec, fit)
-        _refuse_large(size, str(path))
-        name = _free(_plain(path.stem), taken)
-        taken.add(name)
-        samples.append(Sample(name, path, prepared(pixels, spec, fit), (pixels.shape[0], pixels.shape[1])))
+    left = _MOST_VALUES
+    for item in inputs:
+        for page in reading.pages(item.path, item.shown):
+            shown = item.shown_page(page)
+            pixels, _ = reading.file(item.path, shown, page)
+            native = (pixels.shape[0], pixels.shape[1])
+            _refuse_large(fitted_size(native, spec, fit), shown)
+            image = prepared(pixels, spec, fit)
+            left -= image.numel()
+            if left < 0:
+                raise ConfigError(
+                    f"{shown}: with the {len(samples)} images before it, more than is held in memory at once "
+                    f"({4 * _MOST_VALUES >> 30} GB). Give fewer"
+                )
+            name = _free(_plain(page_name(item.path.stem, page)), taken)
+            taken.add(name)
+            samples.append(Sample(name, item.path, image, native, page=page))
     return samples
 
 
@@ -123,29 +109,6 @@ def prepared(pixels: NDArray[np.uint8], spec: DataSpec, fit: str) -> Tensor:
     """(H, W, C) uint8 of any size -> (1, C, h, w) float32 as the model takes it."""
     resized = resize_image(pixels, fitted_size((pixels.shape[0], pixels.shape[1]), spec, fit))
     return to_input(torch.from_numpy(np.array(resized))[None], spec).contiguous()
-
-
-def _read(path: Path, spec: DataSpec, node: Mapping[str, Any]) -> NDArray[np.uint8]:
-    page = node.get("page")
-    raster = open_raster(path, str(path), page if isinstance(page, int) else 0, _MOST_READ)
-    image = to_image(raster, str(path), spec.in_channels, _scale(node.get("scale")), _alpha(node.get("alpha")))
-    # Somebody's photograph has no mask that tells how it is to be turned: upright is how it was meant.
-    return turn_upright(image, 1 if node.get("exif") == "ignore" else raster.orientation)
-
-
-def _scale(value: Any) -> tuple[float, float] | None:
-    if value is None:
-        return None
-    is_pair = isinstance(value, list | tuple) and len(value) == 2
-    if is_pair and all(type(v) in (int, float) and np.isfinite(v) for v in value) and value[0] < value[1]:
-        return float(value[0]), float(value[1])
-    raise ConfigError(f"record.json: config.data.scale={printable(str(value))[:100]} is no rising pair of numbers")
-
-
-def _alpha(value: Any) -> str | None:
-    if value in (None, "drop", "composite"):
-        return None if value is None else str(value)
-    raise ConfigError(f"record.json: config.data.alpha={printable(str(value))[:100]} is neither drop nor composite")
 
 
 def _refuse_large(size: tuple[int, int], shown: str) -> None:

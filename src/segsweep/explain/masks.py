@@ -9,15 +9,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segsweep.data.labels import Labels
+from segsweep.data.problems import Problem
 from segsweep.data.rasters import open_raster
 from segsweep.explain.images import Sample
+from segsweep.hints import written
+from segsweep.images.inputs import Input, find_inputs
+from segsweep.images.reading import Reading
+from segsweep.report.printable import printable
 from segsweep.run import ConfigError
 from segsweep.types import DataSpec
 
-_MOST_READ = 64_000_000  # pixels of a file
+_CONVENTION = ("label_map", "threshold", "palette")
 
 
-def with_masks(samples: Sequence[Sample], folder: Path, spec: DataSpec, node: Mapping[str, Any]) -> list[Sample]:
+def with_masks(
+    samples: Sequence[Sample], folder: Path, spec: DataSpec, node: Mapping[str, Any], reading: Reading
+) -> list[Sample]:
     """The samples, those that have a mask of the same stem in a folder with it.
 
     Args:
@@ -25,40 +32,81 @@ def with_masks(samples: Sequence[Sample], folder: Path, spec: DataSpec, node: Ma
         folder: of the masks.
         spec: classes of the data.
         node: config of the run's data, for what mask values mean.
+        reading: how files are read.
 
     Raises:
-        ConfigError: no image has a mask, several have the same stem, or one is of another size.
+        ConfigError: no image has a mask, it is not clear which one an image has, or one is of another size.
         Problem: a mask holds something else than the data's convention says.
     """
-    label_map, threshold, palette = (node.get(key) for key in ("label_map", "threshold", "palette"))
-    labels = Labels(
-        spec.class_names,
-        spec.ignore_index,
-        label_map if isinstance(label_map, dict) else None,
-        threshold if isinstance(threshold, int | float) else None,
-        palette if isinstance(palette, dict) else None,
-    )
-    if not folder.is_dir():
-        raise ConfigError(f"--masks {folder} is not a folder. Give the folder of masks with the stems of the images")
-    files: dict[str, list[Path]] = {}
-    for path in sorted(folder.iterdir()):
-        files.setdefault(path.stem, []).append(path)
-    found = []
+    files = _by_stem(folder)
+    labels = _labels(spec, node)
+    found: list[Sample] = []
+    owners: dict[tuple[Path, int | None], Sample] = {}
     for sample in samples:
-        own = files.get(sample.path.stem, [])
-        if len(own) > 1:
-            raise ConfigError(f"--masks: {own[0]} and {own[1].name} both are masks of {sample.path.name}. Keep one")
-        found.append(replace(sample, mask=_read(own[0], labels, sample)) if own else sample)
+        mask = files.get(sample.path.stem)
+        if mask is None:
+            found.append(sample)
+            continue
+        owner = owners.setdefault((mask.path, sample.page), sample)
+        if owner is not sample:
+            raise ConfigError(
+                f"--masks: {mask.shown} would be the mask of both {owner.path} and {sample.path}. Rename one of them"
+            )
+        found.append(replace(sample, mask=_read(mask, labels, sample, node, reading)))
     if all(sample.mask is None for sample in found):
         raise ConfigError(f"--masks {folder}: no mask has the stem of an image, e.g. {samples[0].path.stem}.png")
     return found
 
 
-def _read(path: Path, labels: Labels, sample: Sample) -> NDArray[np.uint8]:
-    mask = labels.read(open_raster(path, str(path), None, _MOST_READ), str(path))
+def _by_stem(folder: Path) -> dict[str, Input]:
+    if not folder.is_dir():
+        raise ConfigError(f"--masks {folder} is not a folder. Give the folder of masks with the stems of the images")
+    inputs, lines = find_inputs([str(folder)])
+    if lines:
+        raise ConfigError("\n".join(f"--masks: {line}" for line in lines))
+    files: dict[str, Input] = {}
+    for item in inputs:
+        other = files.setdefault(item.path.stem, item)
+        if other is not item:
+            raise ConfigError(f"--masks: {other.shown} and {item.shown} both are masks of {item.path.stem}. Keep one")
+    return files
+
+
+def _labels(spec: DataSpec, node: Mapping[str, Any]) -> Labels:
+    """The convention of the run's data, which a stranger may have written."""
+    label_map, threshold, palette = (node.get(key) for key in _CONVENTION)
+    try:
+        return Labels(
+            spec.class_names,
+            spec.ignore_index,
+            label_map if isinstance(label_map, dict) else None,
+            threshold if isinstance(threshold, int | float) else None,
+            palette if isinstance(palette, dict) else None,
+        )
+    except (ValueError, TypeError) as error:
+        raise ConfigError(f"record.json: its masks cannot be read: {printable(str(error))[:200]}") from None
+
+
+def _read(file: Input, labels: Labels, sample: Sample, node: Mapping[str, Any], reading: Reading) -> NDArray[np.uint8]:
+    shown = file.shown_page(sample.page)
+    try:
+        mask = labels.read(open_raster(file.path, shown, sample.page, reading.max_pixels), shown)
+    except Problem as problem:
+        raise _reworded(problem, node, sample, reading) from None
     if mask.shape != sample.native:
         raise ConfigError(
-            f"{path} has {mask.shape[1]}x{mask.shape[0]} pixels, its image {sample.path.name} {sample.native[1]}x"
+            f"{shown} has {mask.shape[1]}x{mask.shape[0]} pixels, its image {sample.path.name} {sample.native[1]}x"
             f"{sample.native[0]}. Masks are never resized to fit: pair each image with its own"
         )
     return mask
+
+
+def _reworded(problem: Problem, node: Mapping[str, Any], sample: Sample, reading: Reading) -> Problem:
+    """What to do here, where the convention is the run's: nobody can set it."""
+    fix = reading.reworded(problem).fix
+    if problem.code in ("E-LABEL", "E-LOSSY", "E-COLOUR"):
+        said = ", ".join(f"{key}={written(node[key])}" for key in _CONVENTION if node.get(key) is not None)
+        fix = f"Masks are read as those that the run has learnt from ({printable(said)[:200] or 'class numbers'})"
+    elif problem.code == "E-PAGE":
+        fix = f"Give it as many pages as its image {sample.path.name} has"
+    return Problem(problem.code, problem.where, problem.what, fix)

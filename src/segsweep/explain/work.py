@@ -26,13 +26,14 @@ from segsweep.explain.layers import choose_layer
 from segsweep.explain.sanity import randomised, rank_correlation
 from segsweep.explain.target import class_target, point_target, refuse_outside
 from segsweep.explain.uncertainty import doubt, dropout_doubt, has_dropout, probabilities
+from segsweep.inference import refuse_twice
 from segsweep.opened import OpenedRun
 from segsweep.report.printable import printable
 from segsweep.run import ConfigError
 
 Tick = Callable[[int], None]
 _ALIKE = ("in_channels", "mean", "std", "size")  # what runs must share to look at the same tensors
-_READ = ("scale", "alpha", "exif", "page")
+_READ = ("scale", "alpha", "exif")
 
 
 def find_out(
@@ -61,6 +62,7 @@ def find_out(
     for option, others, facts in (("--compare", compare, _ALIKE), ("--ensemble", ensemble, ("class_names", *_ALIKE))):
         for other in others:
             refuse_unlike(run, other, facts, option)
+    refuse_twice((run, *ensemble))
     findings = Findings(run, settings)
     shown = samples[: settings.most]
     if len(samples) > len(shown):

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from segsweep.images.options import add_reading
 from segsweep.report.printable import printable
 
 
@@ -58,9 +59,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("run", type=Path, metavar="RUN", help="folder of a finished run")
     formats = ("onnx", "torch")
     parser.add_argument("--format", nargs="+", choices=formats, default=formats, help="default: both")
-    parser.add_argument("--quantize", choices=("int8",), help="8-bit integers, too; calibrated on training images")
+    parser.add_argument("--quantize", choices=("int8",), help="8-bit integers, too, calibrated on training images")
     parser.add_argument("--half", action="store_true", help="float16, too: half the size; on most CPUs not faster")
-    parser.add_argument("--images", type=Path, metavar="DIR", help="compare (and calibrate) on these images")
+    parser.add_argument(
+        "--images", nargs="+", metavar="IMAGES",
+        help="compare on one half of these, calibrate on the other: files, folders, or patterns in quotes",
+    )  # fmt: skip
     parser.add_argument("--root", type=Path, metavar="DIR", help="where the run's dataset lies, if it lies on disk")
     parser.add_argument("--out", type=Path, metavar="DIR", help="default: outputs/export/<name of the run>")
     parser.add_argument(
@@ -74,6 +78,7 @@ def _parser() -> argparse.ArgumentParser:
         "--trust", action="append", default=[], metavar="CLASS",
         help="a model class outside segsweep that may be built, e.g. my_pkg.MyNet; repeatable",
     )  # fmt: skip
+    add_reading(parser)
     return parser
 
 

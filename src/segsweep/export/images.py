@@ -1,4 +1,4 @@
-"""Real images to compare on and to calibrate with: the run's own splits, a folder, or noise where there is nothing."""
+"""Real images to compare on and to calibrate with: the run's own splits, files, or noise where there is nothing."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -9,19 +9,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segsweep.data.datamodule import DataModule
-from segsweep.data.images import to_image, turn_upright
 from segsweep.data.pixels import fitted_size, resize_image
-from segsweep.data.rasters import open_raster
+from segsweep.images.inputs import Input
+from segsweep.images.reading import Reading
 from segsweep.opened import OpenedRun
 from segsweep.opened.data import open_data
 from segsweep.report.printable import printable
-from segsweep.run import ConfigError
-from segsweep.types import DataSpec
 
 NUM_CALIBRATION = 128
-_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".npy")
-_MOST_PIXELS = 64_000_000
 _NUM_NOISE = 8
+_Page = tuple[Input, int | None]
 
 
 class Picture(NamedTuple):
@@ -41,14 +38,17 @@ class Images:
     """Where pictures come from.
 
     Attributes:
-        what: in words.
         test: to compare on.
+        compared_on: the same in words.
         calibration: to choose the scales of integers with.
+        calibrated_on: the same in words.
+        is_noise: whether they are no real ones.
     """
 
-    what: str
     test: "Pictures"
+    compared_on: str
     calibration: "Pictures"
+    calibrated_on: str
     is_noise: bool = False
 
 
@@ -70,6 +70,11 @@ class _OfSplit(Pictures):
     def __len__(self) -> int:
         return len(self.positions)
 
+    @property
+    def share(self) -> str:
+        """How many of how many."""
+        return f"{len(self)} of {len(self.split.items)}"
+
     def __iter__(self) -> Iterator[Picture]:
         for i in self.positions:
             mask = self.split.native_mask(i) if self.split.has_label[i] else None
@@ -77,18 +82,15 @@ class _OfSplit(Pictures):
 
 
 class _OfFiles(Pictures):
-    def __init__(self, files: Sequence[Path], spec: DataSpec, fit: str, node: dict[str, object]) -> None:
-        self.files, self.spec, self.fit, self.node = files, spec, fit, node
+    def __init__(self, pages: Sequence[_Page], run: OpenedRun, reading: Reading) -> None:
+        self.pages, self.spec, self.fit, self.reading = pages, run.spec, run.fit, reading
 
     def __len__(self) -> int:
-        return len(self.files)
+        return len(self.pages)
 
     def __iter__(self) -> Iterator[Picture]:
-        for file in self.files:
-            shown = printable(str(file))
-            raster = open_raster(file, shown, None, _MOST_PIXELS)
-            image = to_image(raster, shown, self.spec.in_channels, _scale(self.node.get("scale")), "drop")
-            image = turn_upright(image, raster.orientation)
+        for item, page in self.pages:
+            image, _ = self.reading.file(item.path, item.shown_page(page), page)
             image = resize_image(image, fitted_size((image.shape[0], image.shape[1]), self.spec, self.fit))
             yield Picture(image.transpose(2, 0, 1).copy(), None)
 
@@ -106,34 +108,59 @@ class _Noise(Pictures):
             yield Picture(rng.integers(0, 256, self.shape, dtype=np.uint8), None)
 
 
-def find_images(run: OpenedRun, size: tuple[int, int], folder: Path | None, root: Path | None, most: int) -> Images:
-    """Those of a folder; else the run's own splits; else, if its data lie on disk and nobody says where, noise.
+def images_of_files(
+    inputs: Sequence[Input], where: str, run: OpenedRun, reading: Reading, most: int, with_int8: bool
+) -> Images:
+    """Of the user's files, each page an image of its own.
+
+    What it is calibrated on flatters int8, so that half of them are kept for the comparison.
+
+    Args:
+        inputs: the files; at least one.
+        where: what the user has typed for them.
+        run: the opened run.
+        reading: how they are read.
+        most: images to compare on, evenly spread over the files.
+        with_int8: whether anything is calibrated.
+
+    Raises:
+        Problem: a file cannot be opened.
+    """
+    few = [inputs[i] for i in _spread(len(inputs), 2 * max(most, NUM_CALIBRATION))]
+    pages = [(item, page) for item in few for page in reading.pages(item.path, item.shown)]
+    is_split = with_int8 and len(pages) > 1
+    halves = (pages[::2], pages[1::2]) if is_split else (pages, pages)
+    test, calibration = (
+        _OfFiles([half[i] for i in _spread(len(half), num)], run, reading)
+        for half, num in zip(halves, (most, NUM_CALIBRATION), strict=True)
+    )
+    compared, calibrated = (f"{_counted(len(half))} of {printable(where)[:200]}" for half in (test, calibration))
+    if is_split:
+        compared, calibrated = f"{compared}, other ones than int8 is calibrated on", f"{calibrated}, the other ones"
+    elif with_int8:
+        compared, calibrated = f"{compared}, the one that int8 is calibrated on: that flatters it", "the same image"
+    return Images(test, compared, calibration, calibrated)
+
+
+def images_of_run(run: OpenedRun, size: tuple[int, int], root: Path | None, most: int) -> Images:
+    """Of the run's own splits, to calibrate on those for training; if its data lie where nobody says, noise.
 
     Args:
         run: the opened run.
         size: (H, W) of noise.
-        folder: with images, or None.
         root: of the run's dataset on this machine, or None.
-        most: images to compare on, evenly spread over the split or folder.
+        most: images to compare on, evenly spread over the test split.
 
     Raises:
-        ConfigError: there are no images where they are said to be.
+        ConfigError: the data cannot be opened.
     """
-    if folder is not None:
-        files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in _SUFFIXES and file.is_file())
-        if not files:
-            raise ConfigError(f"--images {folder}: no image in it or below it ({', '.join(_SUFFIXES)})")
-        test, few = ([files[i] for i in _spread(len(files), num)] for num in (most, NUM_CALIBRATION))
-        first, second = (_OfFiles(part, run.spec, run.fit, run.data_node) for part in (test, few))
-        return Images(f"{len(test)} images of {printable(str(folder))}", first, second)
     if root is None and _lies_on_disk(run):
         noise = _Noise(run.spec.in_channels, size)
-        what = f"{_NUM_NOISE} images of NOISE: give real ones with --images DIR or --root DIR"
-        return Images(what, noise, noise, True)
+        what = f"{_NUM_NOISE} images of NOISE: give real ones with --images or --root DIR"
+        return Images(noise, what, noise, "the same noise", True)
     data = open_data(run, root)
-    test_part = _OfSplit(data, "test", most)
-    what = f"{len(test_part)} of {len(test_part.split.items)} test images of the run"
-    return Images(what, test_part, _OfSplit(data, "train", NUM_CALIBRATION))
+    test, train = _OfSplit(data, "test", most), _OfSplit(data, "train", NUM_CALIBRATION)
+    return Images(test, f"{test.share} test images of the run", train, f"{train.share} training images of the run")
 
 
 def _lies_on_disk(run: OpenedRun) -> bool:
@@ -144,8 +171,5 @@ def _spread(num: int, most: int) -> list[int]:
     return np.unique(np.linspace(0, num - 1, min(num, most)).round().astype(int)).tolist() if num else []
 
 
-def _scale(value: object) -> tuple[float, float] | None:
-    """As the record says it, which may be anything."""
-    if not isinstance(value, list) or [type(v) in (int, float) for v in value] != [True, True] or value[0] >= value[1]:
-        return None
-    return float(value[0]), float(value[1])
+def _counted(num: int) -> str:
+    return f"{num:,} image{'' if num == 1 else 's'}"

@@ -13,6 +13,7 @@ from segsweep.export.images import Images
 from segsweep.export.quantise import quantise
 from segsweep.export.trace import Deployed, NotExportableError
 from segsweep.opened import OpenedRun
+from segsweep.run import ConfigError
 
 NAMES = {
     "onnx": "model.onnx",
@@ -32,12 +33,14 @@ class Variant:
         kind: ``onnx`` or ``torch``.
         graph: the file's content.
         is_exact: whether it is to answer as the model does; else it is a trade that the table shows.
+        num_calibrated: images that its scales were chosen with, if they were.
     """
 
     name: str
     kind: Format
     graph: Graph
     is_exact: bool
+    num_calibrated: int = 0
 
 
 def make_variants(
@@ -52,6 +55,7 @@ def make_variants(
     """Makes what was asked for, one after another.
 
     Raises:
+        ConfigError: no image is large enough to calibrate int8 on.
         NotExportableError: one of them cannot be made.
     """
     about = describe(run, size)
@@ -73,9 +77,15 @@ def make_variants(
 
 def _int8(graph: Graph, images: Images, about: dict[str, str], size: tuple[int, int]) -> Variant:
     pixels = list(_calibration(images, size, graph.is_free))
+    if not pixels:
+        height, width = size
+        raise ConfigError(
+            f"int8: no image to calibrate on is as large as {height}x{width}, which is all that the graph takes. Give "
+            "larger ones with --images"
+        )
     own = {"sizes": json.dumps(named(size, graph.is_free)), "variant": json.dumps("onnx int8")}
     data = quantise(graph.data, pixels, about | own)
-    return Variant("onnx int8", "onnx", dataclasses.replace(graph, data=data), False)
+    return Variant("onnx int8", "onnx", dataclasses.replace(graph, data=data), False, len(pixels))
 
 
 def _calibration(images: Images, size: tuple[int, int], is_free: bool) -> Iterator[Pixels]:

@@ -16,10 +16,13 @@ from segsweep.claims import refuse_foreign
 from segsweep.export import table, timing
 from segsweep.export.agreement import REFERENCE, Agreement, compare
 from segsweep.export.graphs import Pixels, Runner, named, onnx_runner, torch_runner
-from segsweep.export.images import Images, find_images
+from segsweep.export.images import Images, images_of_files, images_of_run
 from segsweep.export.trace import Deployed, NotExportableError
 from segsweep.export.variants import NAMES, Variant, describe, make_variants
 from segsweep.files import write_atomic
+from segsweep.images.inputs import find_inputs
+from segsweep.images.options import refuse_said, said
+from segsweep.images.reading import Reading
 from segsweep.opened import OpenedRun, open_finished
 from segsweep.run import ConfigError
 
@@ -47,21 +50,36 @@ def export(options: argparse.Namespace) -> None:
     _refuse_inside(out, options.run)
     refuse_foreign(out, "model.json", run.weights_sha256)
     size = run.spec.tile or run.spec.size or _crop(run) or _SIZE
-    images = find_images(run, size, options.images, options.root, max(1, options.limit))
+    images = _images(run, size, options, out)
     if images.is_noise:
         console.print("warning: no real images at hand, so random noise stands in for them", style="yellow")
     with console.status("", spinner="dots") as status:
         formats, with_int8 = list(dict.fromkeys(options.format)), options.quantize == "int8"
         made = make_variants(run, formats, size, images, with_int8, options.half, status.update)
         variants = _made(made, run)
-        status.update(f"comparing on {images.what}")
+        status.update(f"comparing on {images.compared_on}")
         agreements = _compared(run, variants, images, size)
         _refuse_difference(variants, agreements, options.tolerance)
         status.update("measuring")
         rows = _rows(run, variants, agreements, size, options)
-    facts = _facts(run, images, size, options)
+    facts = _facts(run, variants, images, size, options)
     _write(out, run, variants, rows, facts, size)
     _show(console, rows, facts, out)
+
+
+def _images(run: OpenedRun, size: tuple[int, int], options: argparse.Namespace, out: Path) -> Images:
+    most = max(1, options.limit)
+    if not options.images:
+        refuse_said(options, "--images")
+        return images_of_run(run, size, options.root, most)
+    if options.root:
+        raise ConfigError("--root is where the run's own data lie, which --images replace. Leave out one of them")
+    inputs, lines = find_inputs(options.images, out)
+    if lines:
+        raise ConfigError("\n".join(lines))
+    reading = Reading.of_run(run.data_node, run.spec.in_channels, **said(options))
+    named = ", ".join(Path(text).name or text for text in options.images)  # no path of the machine is written
+    return images_of_files(inputs, named, run, reading, most, options.quantize == "int8")
 
 
 def _made(made: Any, run: OpenedRun) -> list[Variant]:
@@ -141,17 +159,27 @@ def _rows(
     return rows
 
 
-def _facts(run: OpenedRun, images: Images, size: tuple[int, int], options: argparse.Namespace) -> dict[str, Any]:
+def _facts(
+    run: OpenedRun, variants: list[Variant], images: Images, size: tuple[int, int], options: argparse.Namespace
+) -> dict[str, Any]:
     place = hardware.describe("gpu" if torch.cuda.is_available() else "cpu")["device"]
     return {
         "run": run.name,
         "weights_sha256": run.weights_sha256,
-        "compared_on": images.what,
+        "compared_on": images.compared_on,
+        **_calibrated_on(variants, images),
         "timed": f"{size[0]}x{size[1]}, batch 1, {max(1, options.threads)} thread(s), median and quartiles of "
         f"{options.rounds} rounds",
         "machine": f"{place}; load {os.getloadavg()[0]:.1f}",
         "tolerance": options.tolerance,
     }
+
+
+def _calibrated_on(variants: list[Variant], images: Images) -> dict[str, str]:
+    """What the scales of int8 were chosen with, if it was made."""
+    num = max(variant.num_calibrated for variant in variants)
+    few = f"; only {num} of them are large enough" if num < len(images.calibration) else ""
+    return {"calibrated_on": f"{images.calibrated_on}{few}"} if num else {}
 
 
 def _write(
@@ -168,8 +196,9 @@ def _write(
 
 
 def _show(console: Console, rows: list[table.Row], facts: dict[str, Any], out: Path) -> None:
-    for key in ("compared_on", "timed", "machine"):
-        console.print(f"{key}: {facts[key]}", markup=False, highlight=False)
+    for key in ("compared_on", "calibrated_on", "timed", "machine"):
+        if key in facts:
+            console.print(f"{key}: {facts[key]}", markup=False, highlight=False)
     console.print(table.screen(rows))
     for row in rows:
         if row.sizes != "any":

@@ -9,7 +9,7 @@ model without flips and scales they are its logits, so that it predicts what its
 """
 
 from segsweep.inference.answer import Answer
-from segsweep.inference.ensemble import Ensemble
+from segsweep.inference.ensemble import Ensemble, refuse_twice
 from segsweep.inference.hardware import pick_device, precision_on
 from segsweep.inference.options import check_options
 from segsweep.inference.views import FLIPS, SCALES, chosen_flips, mean_scores, trained_flips
@@ -24,5 +24,6 @@ __all__ = [
     "mean_scores",
     "pick_device",
     "precision_on",
+    "refuse_twice",
     "trained_flips",
 ]

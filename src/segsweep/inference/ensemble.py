@@ -71,7 +71,7 @@ class Ensemble:
         """Of one or several runs that see images in the same way; ``options`` as in the class.
 
         Raises:
-            ConfigError: the runs have other classes, or read images otherwise; a line for each.
+            ConfigError: the runs have other classes, or read images otherwise, a line for each; or one is given twice.
         """
         first = runs[0]
         lines = []
@@ -85,6 +85,7 @@ class Ensemble:
                 lines.append(f"{other.name} and {first.name} see images differently ({keys})")
         if lines:
             raise ConfigError("\n".join(f"{line}: they cannot answer as one. Leave one out" for line in lines))
+        refuse_twice(runs)
         return cls([run.model for run in runs], first.spec, first.fit, **options)
 
     @property
@@ -159,6 +160,22 @@ class Ensemble:
             return self._whole(to_input(tiles.to(self.device), self.spec))
 
         return _without_gradients(partial(stream_by_tiles, score, pixels, self.num_classes, tile, self.overlap))
+
+
+def refuse_twice(runs: Sequence[OpenedRun]) -> None:
+    """Refuses runs of equal weights: their mean says nothing that one of them does not say alone.
+
+    Raises:
+        ConfigError: which folder to leave out.
+    """
+    first: dict[str, OpenedRun] = {}
+    for run in runs:
+        same = first.setdefault(run.weights_sha256, run)
+        if same is not run:
+            raise ConfigError(
+                f"{run.folder} has the very weights of {same.folder}: the mean of both is what one of them says. Leave "
+                f"{run.folder} out"
+            )
 
 
 def _without_gradients(blocks: Any) -> Iterator[Block]:

@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from segsweep.images.inputs import Input, find_inputs
+from segsweep.images.options import add_reading, said
 from segsweep.predict import TTA
-from segsweep.predict.inputs import Input, find_inputs
 from segsweep.predict.names import KINDS
 from segsweep.report.printable import printable
 from segsweep.signals import Interrupted, handled
@@ -70,10 +71,7 @@ def _load(options: argparse.Namespace) -> Predictor:
         tile="never" if options.whole else options.tile and (options.tile[0], options.tile[1]),
         overlap=options.overlap,
         device=options.device,
-        scale=options.scale and (options.scale[0], options.scale[1]),
-        alpha=options.alpha,
-        exif=options.exif,
-        max_pixels=options.max_pixels,
+        **said(options),
     )
 
 
@@ -141,7 +139,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="a new folder, or one to continue")
     _add_outputs(parser.add_argument_group("what is written beside the class numbers"))
     _add_ways(parser.add_argument_group("how images are segmented"))
-    _add_reading(parser.add_argument_group("how images are read (what is not said: as in training)"))
+    add_reading(parser).add_argument(
+        "--no-georeference", dest="georeference", action="store_false", help="write PNGs whatever the image has"
+    )
     return parser
 
 
@@ -193,18 +193,6 @@ def _add_ways(group: argparse._ArgumentGroup) -> None:
         default=[],
         metavar="PACKAGE.CLASS",
         help="a model class of yours that the run may have built; may be repeated",
-    )
-
-
-def _add_reading(group: argparse._ArgumentGroup) -> None:
-    group.add_argument(
-        "--scale", type=float, nargs=2, metavar=("BLACK", "WHITE"), help="values that become black and white"
-    )
-    group.add_argument("--alpha", choices=("drop", "composite"), help="what to do with transparent images")
-    group.add_argument("--exif", choices=("apply", "ignore"), help="what to do with rotation tags")
-    group.add_argument("--max-pixels", type=float, metavar="N", help="larger images are refused (default: 128e6)")
-    group.add_argument(
-        "--no-georeference", dest="georeference", action="store_false", help="write PNGs whatever the image has"
     )
 
 

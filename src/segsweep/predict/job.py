@@ -13,14 +13,13 @@ from pathlib import Path
 import torch
 
 from segsweep.data.problems import Problem
-from segsweep.data.rasters import count_pages
 from segsweep.data.source import Pixels
 from segsweep.files import remove_unfinished
+from segsweep.images.inputs import Input, page_name
 from segsweep.inference import Answer
 from segsweep.predict.georeference import Georeference, read_georeference
-from segsweep.predict.inputs import Input
 from segsweep.predict.manifest import Line, Manifest
-from segsweep.predict.names import give_names, page_name
+from segsweep.predict.names import give_names
 from segsweep.predict.predictor import Predictor, shares
 from segsweep.predict.writing import Writer
 from segsweep.report.printable import printable
@@ -59,7 +58,7 @@ class Page:
     @property
     def shown(self) -> str:
         """Its name in messages."""
-        return self.input.shown if self.page is None else f"{self.input.shown} (page {self.page})"
+        return self.input.shown_page(self.page)
 
 
 class Job:
@@ -105,15 +104,16 @@ class Job:
         """Where the file lies, seen from the folder: both may move together."""
         return Path(os.path.relpath(image.path, self.manifest.folder)).as_posix()
 
-    def _pages(self, key: str, image: Input) -> list[Page]:
+    def _pages(self, key: str, image: Input) -> Iterator[Page]:
         try:
             digest = _digest(image.path)
-            pages = self.manifest.num_pages(key, digest) or count_pages(image.path, image.shown)
+            # Counted anew, whatever the manifest says: it would size the work.
+            numbers = self.predictor.reading.pages(image.path, image.shown)
         except (Problem, OSError) as error:
-            self._failed(self.predictor.reading.reworded(error) if isinstance(error, Problem) else error, image.shown)
-            return []
-        numbers = [None] if pages == 1 else list(range(pages))
-        return [Page(image, key, i, pages, digest, self.manifest.finished(key, i, digest)) for i in numbers]
+            self._failed(error, image.shown)
+            return
+        for i in numbers:
+            yield Page(image, key, i, len(numbers), digest, self.manifest.finished(key, i, digest))
 
     def _take(self, page: Page) -> None:
         """Puts a page into the batch, and segments the batch when nothing more goes into it."""

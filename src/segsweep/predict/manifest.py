@@ -15,12 +15,14 @@ from typing import Any
 
 from segsweep.contained import read_bytes
 from segsweep.files import UNFINISHED, write_atomic
+from segsweep.images.reading import MOST_PAGES
 from segsweep.report.printable import printable
 from segsweep.run import ConfigError, LockedError, lock
 
 FILE = "predictions.jsonl"
 SCHEMA = 1
 _MOST = 1 << 30  # bytes
+_MOST_SIDE = 1 << 31  # pixels
 Line = dict[str, Any]
 
 
@@ -125,11 +127,6 @@ class Manifest:
         """Identity of each image -> base of its files' names."""
         return {key: str(line["base"]) for key, line in self._last.items()}
 
-    def num_pages(self, key: str, digest: str) -> int | None:
-        """Pages of an image, if it is known and has not changed since."""
-        line = self._last.get(key)
-        return line["pages"] if line is not None and line["sha256"] == digest else None
-
     def finished(self, key: str, page: int | None, digest: str) -> Line | None:
         """The line of an image, if it has not changed since and its files are there."""
         line = self.lines.get((key, page))
@@ -149,15 +146,25 @@ class Manifest:
 
 
 def _checked(line: Line) -> Line:
-    """Refuses a line that would lead out of the folder, or that is none of ours."""
+    """Refuses a line that would lead out of the folder or size any work, or that is none of ours."""
     for name in (line["base"], *line["files"].values()):
         path = PurePosixPath(name)
         if path.is_absolute() or ".." in path.parts or "\0" in name:
             raise ValueError("it names a file outside of the folder")
     for key in ("size", "seen"):
         height, width = line[key]
-        if not (isinstance(height, int) and isinstance(width, int) and min(height, width) > 0):
+        if not (_is_whole(height, 1, _MOST_SIDE) and _is_whole(width, 1, _MOST_SIDE)):
             raise ValueError(f"{key} is no size")
-    if not isinstance(line["sha256"], str) or not isinstance(line["pages"], int):
+    page, pages = line["page"], line["pages"]
+    if not _is_whole(pages, 1, MOST_PAGES):
+        raise ValueError("pages is no number of pages")
+    if not (page is None if pages == 1 else _is_whole(page, 0, pages - 1)):
+        raise ValueError(f"page is none of {pages}")
+    if not isinstance(line["sha256"], str) or not isinstance(line["input"], str):
         raise ValueError("it is not whole")
     return line
+
+
+def _is_whole(value: object, least: int, most: int) -> bool:
+    """Whether it is a whole number in these bounds; true and false are none."""
+    return type(value) is int and least <= value <= most

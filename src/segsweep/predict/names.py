@@ -6,16 +6,11 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from itertools import count
 
-from segsweep.predict.inputs import Input
+from segsweep.images.inputs import Input
 
 KINDS = ("overlay", "entropy", "probabilities")  # files beside the classes: <base>.<kind>.<suffix>
 _KIND = re.compile(rf"\.(?:{'|'.join(KINDS)})$")
-_PAGE = re.compile(r"_p[0-9]+$")
-
-
-def page_name(base: str, page: int | None) -> str:
-    """The name of a page of a file with several; of others the base itself."""
-    return base if page is None else f"{base}_p{page}"
+_PAGE = re.compile(r"_p[0-9]+$")  # as ``page_name`` makes it
 
 
 def give_names(inputs: Mapping[str, Input], taken: Mapping[str, str]) -> dict[str, str]:

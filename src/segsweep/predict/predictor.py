@@ -15,11 +15,11 @@ from PIL import Image
 from segsweep.data.source import Pixels
 from segsweep.files import write_atomic
 from segsweep.hardware import prepare
+from segsweep.images.reading import Reading
 from segsweep.inference import SCALES, Answer, Ensemble, check_options, chosen_flips, pick_device, precision_on
 from segsweep.opened import open_finished
 from segsweep.predict.georeference import Georeference, read_georeference
 from segsweep.predict.pictures import index_file, overlay
-from segsweep.predict.reading import Reading
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,11 +13,12 @@ from PIL import Image
 
 from segsweep.data.images import to_image, turn_upright
 from segsweep.data.problems import Problem
-from segsweep.data.rasters import Raster, from_array, from_picture, open_raster
+from segsweep.data.rasters import Raster, count_pages, from_array, from_picture, open_raster
 from segsweep.data.source import Pixels
 from segsweep.run import ConfigError
 
 MAX_PIXELS = 128e6  # of an image, if nothing is said
+MOST_PAGES = 1_000_000  # of a file
 _SCALE = re.compile(r"data\.scale=\[([^],]+),([^],]+)\]")
 
 
@@ -57,7 +58,7 @@ class Reading:
         scale = given["scale"]
         if scale is not None:
             if not (isinstance(scale, list | tuple) and len(scale) == 2 and all(map(_is_finite, scale))):
-                raise ConfigError("scale needs two numbers: the values of black and of white")
+                raise ConfigError("scale needs two numbers, the values of black and of white: --scale BLACK WHITE")
             if not scale[0] < scale[1]:
                 raise ConfigError(f"scale={scale[0]:g} {scale[1]:g} must rise from the value of black to that of white")
             given["scale"] = (float(scale[0]), float(scale[1]))
@@ -68,11 +69,25 @@ class Reading:
             raise ConfigError("max_pixels must be a number of pixels, e.g. --max-pixels 200e6")
         return cls(in_channels, max_pixels=int(limit), **given)
 
+    def pages(self, path: Path, shown: str) -> Sequence[int | None]:
+        """Numbers of the pages of a file, each an image of its own; ``(None,)`` of one that is an image itself.
+
+        Raises:
+            Problem: the file cannot be opened, or has more than ``MOST_PAGES``.
+        """
+        try:
+            num = count_pages(path, shown)
+        except Problem as problem:
+            raise self.reworded(problem) from None
+        if num > MOST_PAGES:
+            raise Problem("E-PAGE", shown, f"has {num:,} pages, the limit is {MOST_PAGES:,}", "Divide the file")
+        return (None,) if num == 1 else range(num)
+
     def file(self, path: Path, shown: str, page: int | None = None) -> tuple[Pixels, int]:
         """The pixels (H, W, C) uint8 of a page, upright, and the Exif orientation that was applied.
 
         Raises:
-            Problem: it cannot be used; the fix names an option of ``segsweep-predict``.
+            Problem: it cannot be used; the fix names an option of the command.
         """
         try:
             return self._read(open_raster(path, shown, page, self.max_pixels), shown)
@@ -96,14 +111,17 @@ class Reading:
         return turn_upright(to_image(raster, shown, self.in_channels, self.scale, self.alpha), turned), turned
 
     def reworded(self, problem: Problem) -> Problem:
-        """A problem whose fix names options of ``segsweep-predict``, not keys of a run."""
+        """A problem whose fix names options of a command, not keys of a run's config."""
         fix = problem.fix.replace("list it in data.exclude", "leave it out")
+        fix = fix.replace("set data.scale", "add --scale BLACK WHITE")
         if problem.code == "E-ALPHA":
             fix = "Add --alpha drop (keep the hidden colours) or --alpha composite (lay it on white)"
         elif problem.code == "E-EXIF":
             fix = "Add --exif apply (turn it as viewers do) or --exif ignore"
         elif problem.code == "E-BIG":
             fix = f"Raise --max-pixels, now {self.max_pixels / 1e6:g}e6; 100 million pixels take less than 2 GB"
+        elif problem.code == "E-PAGE":
+            fix = "Say which, e.g. page=0: they count from 0"
         elif found := _SCALE.search(fix):
             low, high = found.groups()
             fix = (

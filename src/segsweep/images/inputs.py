@@ -33,13 +33,22 @@ class Input:
         """The path, fit to be printed."""
         return printable(str(self.path))
 
+    def shown_page(self, page: int | None) -> str:
+        """The same with the page, of a file with several."""
+        return self.shown if page is None else f"{self.shown} (page {page})"
 
-def find_inputs(named: Sequence[str], out: Path) -> tuple[list[Input], list[str]]:
+
+def page_name(base: str, page: int | None) -> str:
+    """The name of a page of a file with several; of others the base itself."""
+    return base if page is None else f"{base}_p{page}"
+
+
+def find_inputs(named: Sequence[str], out: Path | None = None) -> tuple[list[Input], list[str]]:
     """Finds all image files, each once, in the order in which they were named, those of a folder sorted by name.
 
     Args:
         named: files, folders and patterns (``*``, ``?``, ``[..]``, ``**`` for folders at any depth).
-        out: folder of the predictions, which are no input.
+        out: folder that the command writes to, where nothing is an input; None: there is none.
 
     Returns:
         The files, and a line for each name that leads to none.
@@ -58,7 +67,7 @@ def find_inputs(named: Sequence[str], out: Path) -> tuple[list[Input], list[str]
     return list(found.values()), lines
 
 
-def _find(text: str, out: Path) -> Iterator[Input | str]:
+def _find(text: str, out: Path | None) -> Iterator[Input | str]:
     path = Path(text)
     if path.is_dir():
         yield from _walk(path, path, out)
@@ -67,11 +76,12 @@ def _find(text: str, out: Path) -> Iterator[Input | str]:
     elif os.path.lexists(path):
         yield f"{printable(text)} is no file that can be read. Name an image or a folder"
     elif _MAGIC.search(text):
-        root, skipped = _fixed_part(text), out.resolve()
+        root = _fixed_part(text)
         for match in sorted(glob.glob(text, recursive=True)):
             place = Path(match)
             is_image = place.suffix.lower() in SUFFIXES or bool(Path(text).suffix)
-            if place.is_file() and is_image and not place.resolve().is_relative_to(skipped):
+            is_output = out is not None and place.resolve().is_relative_to(out.resolve())
+            if place.is_file() and is_image and not is_output:
                 yield Input(place, Path(os.path.relpath(place, root)).as_posix(), root.absolute().name)
 
 
@@ -82,10 +92,10 @@ def _fixed_part(pattern: str) -> Path:
     return Path(*parts[:fixed]) if fixed else Path()
 
 
-def _walk(folder: Path, root: Path, out: Path) -> Iterator[Input | str]:
-    """Images in a folder and below it; hidden ones, predictions and what else lies there are left out."""
+def _walk(folder: Path, root: Path, out: Path | None) -> Iterator[Input | str]:
+    """Images in a folder and below it; hidden ones, the output and what else lies there are left out."""
     inside = root.resolve()
-    skipped = os.path.realpath(out)
+    skipped = None if out is None else os.path.realpath(out)
     for place, folders, names in os.walk(folder):  # which follows no links to folders
         folders[:] = sorted(
             name
@@ -99,7 +109,7 @@ def _walk(folder: Path, root: Path, out: Path) -> Iterator[Input | str]:
             if name.startswith(".") or path.suffix.lower() not in SUFFIXES:
                 continue
             if path.is_symlink() and not path.resolve().is_relative_to(inside):
-                yield f"{printable(str(path))} is a link out of the folder. Name the file itself to have it predicted"
+                yield f"{printable(str(path))} is a link out of the folder. Name the file itself, or copy it there"
             elif path.is_file():
                 yield Input(path, path.relative_to(root).as_posix(), root.absolute().name)
             else:
