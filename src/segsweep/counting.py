@@ -1,6 +1,7 @@
 """What every metric follows from: counts per image, made on the device without making the host wait.
 
-Pixels with ``ignore_index`` are counted nowhere.
+Pixels with ``ignore_index`` are counted nowhere. Class numbers are converted to the shortest integers that do: these
+passes over whole maps take as long as the memory that they read and write.
 """
 
 from math import hypot, isqrt
@@ -11,6 +12,7 @@ from torch import Tensor
 NUM_BINS = 15  # of confidence, as in Guo et al. 2017
 _TOLERANCE = 0.0075  # of the diagonal, as in the SegNet paper
 _BITS = 15  # of an int16 that is never negative
+_ALL_BITS = (1 << _BITS) - 1
 
 
 def confusion_per_image(prediction: Tensor, mask: Tensor, num_classes: int, ignore_index: int) -> Tensor:
@@ -25,8 +27,8 @@ def confusion_per_image(prediction: Tensor, mask: Tensor, num_classes: int, igno
     Returns:
         (N, K, K) int64 on the same device, truth in rows.
     """
-    bins = num_classes * num_classes
-    counts = _histogram(mask * num_classes + prediction, mask != ignore_index, bins)
+    prediction, mask = prediction.int(), mask.int()
+    counts = _histogram(torch.add(prediction, mask, alpha=num_classes), mask != ignore_index, num_classes**2)
     return counts.view(-1, num_classes, num_classes)
 
 
@@ -58,9 +60,8 @@ def calibration_per_image(confidence: Tensor, is_right: Tensor, valid: Tensor) -
     Returns:
         (N, 15, 3) float64 on the same device: pixels, the sum of their confidences, pixels that are right.
     """
-    bins = (confidence * NUM_BINS).ceil().long().clamp_(1, NUM_BINS) - 1
-    wrong_and_right = _histogram(bins + NUM_BINS * is_right, valid, 2 * NUM_BINS)
-    wrong, right = wrong_and_right[:, :NUM_BINS], wrong_and_right[:, NUM_BINS:]
+    bins = (confidence * NUM_BINS).ceil_().int().clamp_(1, NUM_BINS).sub_(1)
+    wrong, right = _histogram_of_two(bins, is_right, valid, NUM_BINS)
     return torch.stack([wrong + right, _histogram(bins, valid, NUM_BINS, confidence), right], dim=-1)
 
 
@@ -83,19 +84,19 @@ def boundary_per_image(prediction: Tensor, mask: Tensor, num_classes: int, ignor
         (N, K, 4) int64 on the same device: predicted boundary pixels, those of them with a counterpart, true boundary
         pixels, those of them with a counterpart.
     """
+    maps = [labels.to(torch.int16) for labels in (prediction, mask)]
     ignored = mask == ignore_index
-    edges = [(labels, _edge(labels, ignored)) for labels in (prediction, mask)]
-    met = [torch.zeros_like(ignored) for _ in edges]
+    edges = [_edge(labels, ignored) for labels in maps]
+    met = [torch.zeros_like(ignored) for _ in maps]
     squared_tolerance = max(1.0, _TOLERANCE * hypot(*mask.shape[-2:])) ** 2
     for first in range(0, num_classes, _BITS):
-        bits = [_bits(labels, edge, first) for labels, edge in edges]
+        bits = [_bits(labels, edge, first) for labels, edge in zip(maps, edges, strict=True)]
         for own, other, found in zip(bits, reversed(bits), met, strict=True):
             found |= (own & _dilate(other, squared_tolerance)) != 0
-    counts = [
-        _histogram(labels, counted, num_classes)
-        for (labels, edge), found in zip(edges, met, strict=True)
-        for counted in (edge, found)
-    ]
+    counts = []
+    for labels, edge, found in zip(maps, edges, met, strict=True):
+        without, having = _histogram_of_two(labels, found, edge, num_classes)
+        counts += [without + having, having]
     return torch.stack(counts, dim=-1)
 
 
@@ -115,7 +116,9 @@ def _edge(labels_NHW: Tensor, ignored_NHW: Tensor) -> Tensor:
 def _bits(labels_NHW: Tensor, edge_NHW: Tensor, first: int) -> Tensor:
     """(N, H, W) int16: bit i is set on the boundary of class ``first + i``."""
     place = labels_NHW - first
-    return torch.where(edge_NHW & (place >= 0) & (place < _BITS), 1 << place.clamp(0, _BITS), 0).to(torch.int16)
+    counted = edge_NHW if first == 0 else edge_NHW & (place >= 0)
+    # Classes beyond these 15 have the sixteenth bit, which is dropped.
+    return torch.where(counted, torch.ones_like(place) << place.clamp(0, _BITS), 0) & _ALL_BITS
 
 
 def _dilate(bits_NHW: Tensor, squared_radius: float) -> Tensor:
@@ -137,10 +140,18 @@ def _dilate(bits_NHW: Tensor, squared_radius: float) -> Tensor:
     return disc
 
 
+def _histogram_of_two(
+    bins_NHW: Tensor, is_second_NHW: Tensor, counted_NHW: Tensor, num_bins: int
+) -> tuple[Tensor, Tensor]:
+    """Counts pixels of two kinds apart, in one pass: (N, num_bins) of those that are not and those that are second."""
+    both = _histogram(torch.add(bins_NHW, is_second_NHW, alpha=num_bins), counted_NHW, 2 * num_bins)
+    return both[:, :num_bins], both[:, num_bins:]
+
+
 def _histogram(bins_NHW: Tensor, counted_NHW: Tensor, num_bins: int, weight_NHW: Tensor | None = None) -> Tensor:
     """Counts in each image, or sums in float64, of the pixels that are counted: (N, num_bins)."""
     num = len(bins_NHW)
-    offset = torch.arange(num, device=bins_NHW.device).view(-1, 1, 1) * num_bins
+    offset = torch.arange(num, dtype=torch.int32, device=bins_NHW.device).view(-1, 1, 1) * num_bins
     # What is not counted goes into one more bin behind all others, which is then dropped.
     cell = torch.where(counted_NHW, offset + bins_NHW, num * num_bins).flatten()
     weight = None if weight_NHW is None else weight_NHW.flatten().double()
@@ -148,9 +159,9 @@ def _histogram(bins_NHW: Tensor, counted_NHW: Tensor, num_bins: int, weight_NHW:
 
 
 def _totals(cell: Tensor, num_cells: int, weight: Tensor | None = None) -> Tensor:
-    """How often each cell occurs in (n,) int64, or the sum of its weights: (num_cells,)."""
+    """How often each cell occurs in (n,) integers, or the sum of its weights: (num_cells,)."""
     if cell.device.type == "cpu":
         return torch.bincount(cell, weight, minlength=num_cells)
     # bincount would wait for the device to know the largest value.
-    ones = torch.ones_like(cell) if weight is None else weight
+    ones = torch.ones_like(cell, dtype=torch.int64) if weight is None else weight
     return torch.zeros(num_cells, dtype=ones.dtype, device=cell.device).index_add_(0, cell, ones)

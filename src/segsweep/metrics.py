@@ -225,6 +225,8 @@ class ImageCounts(Metric):
 
     def update(self, logits: Tensor, mask: Tensor, index: Tensor) -> None:
         """Adds a batch: logits (N, K, H, W) at the size of the mask (N, H, W), image positions (N,)."""
+        # Class by class in memory, which takes half the time, and gives the same sums whoever asks.
+        logits = logits.to(torch.float32, memory_format=torch.contiguous_format)
         top, prediction = logits.max(dim=1)
         confidence = (logits - top[:, None]).exp_().sum(dim=1).reciprocal_()  # the largest softmax probability
         pair = (prediction, mask, self.num_classes, self.ignore_index)

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from pytorch_lightning.strategies import FSDPStrategy
 from torch import Tensor, nn
@@ -17,10 +16,10 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from segsweep.checkpoints import batches_within_epoch, count_in_pieces
 from segsweep.curves import ScoreCounts
 from segsweep.guard import UpdateGuard
-from segsweep.losses import Divergence, count_batch, warming_terms
+from segsweep.losses import Divergence, count_batch, for_terms, warming_terms
 from segsweep.means import TermMeans
 from segsweep.metrics import Confusion, Counts, ImageCounts, summarise
-from segsweep.models.blocks import resize_to
+from segsweep.models.blocks import nearest_to, resize_to
 from segsweep.objectives import Loss
 from segsweep.regime import Regime
 from segsweep.rng import mix
@@ -335,10 +334,11 @@ class Task(StagedTraining):
         if len(batch.index) == 0:  # there are more ranks than batches
             return None
         output = self._whole(self._view, batch.image)
-        logits = output.logits if self.readout is None else self.segment(batch.image).logits
-        mask = F.interpolate(batch.mask[:, None].float(), batch.image.shape[-2:], mode="nearest")[:, 0].long()
-        self._means.add(self.objective.score(output, batch._replace(mask=mask), self.loss), len(batch.image))
-        logits = resize_to(logits.float(), batch.mask)
+        output = output._replace(logits=for_terms(output.logits))  # once: the counts want that layout, too
+        logits = output.logits if self.readout is None else self.segment(batch.image).logits.float()
+        seen = batch._replace(mask=nearest_to(batch.mask, batch.image))
+        self._means.add(self.objective.score(output, seen, self.loss), len(batch.image))
+        logits = resize_to(logits, batch.mask)
         self.eval_counts.update(logits, batch.mask, batch.index)
         return logits
 

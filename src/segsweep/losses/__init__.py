@@ -12,6 +12,7 @@ from segsweep.losses.lovasz import Lovasz
 from segsweep.losses.ncut import NormalisedCut
 from segsweep.losses.pixelwise import BCE, CrossEntropy, Focal, ProbabilityError
 from segsweep.losses.region import MCC, Dice, Jaccard, Tversky
+from segsweep.losses.valid import for_terms
 from segsweep.losses.weighted_sum import WeightedSum
 
 __all__ = [
@@ -31,5 +32,6 @@ __all__ = [
     "WeightedSum",
     "adapt",
     "count_batch",
+    "for_terms",
     "warming_terms",
 ]

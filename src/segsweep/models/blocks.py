@@ -95,6 +95,14 @@ def resize_to(x: Tensor, like: Tensor) -> Tensor:
     return F.interpolate(x, size, mode="bilinear", align_corners=False)
 
 
+def nearest_to(mask: Tensor, like: Tensor) -> Tensor:
+    """Nearest-neighbour resize of class numbers (N, H, W) to the size of ``like``; nothing if they are equal."""
+    size = like.shape[-2:]
+    if mask.shape[-2:] == size:
+        return mask
+    return F.interpolate(mask[:, None].float(), size, mode="nearest")[:, 0].long()
+
+
 def repeat_to(x: Tensor, like: Tensor) -> Tensor:
     """Nearest-neighbour resize of (N, D, h, w) to the size of ``like``: cheap, for a convolution to smooth."""
     return F.interpolate(x, like.shape[-2:], mode="nearest")
