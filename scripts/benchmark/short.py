@@ -28,7 +28,7 @@ SHORT = {
     "time_to": "time_to.py --seeds 1 --epochs 3 --targets 0.05,0.1 data.num_train=800 data.num_val=100",
     "memory": "memory.py --models unet --size 96 128",
     "large_image": "large_image.py --side 2000 --kinds 0 2",
-    "accuracy": "accuracy.py --epochs 1 --seeds 1 --digits 160 40 40 --out {folder}/accuracy.jsonl",
+    "accuracy": "accuracy.py --epochs 1 --seeds 0 --digits 160 40 40 --out {folder}/accuracy.jsonl",
 }
 CAMVID = {
     "epoch": "epoch.py --root {camvid} --steps 3 --eval-steps 1 --repeats 1 --workers 0 2",
