@@ -1,8 +1,8 @@
 """Whether speed costs accuracy: the script of a tutorial (tutorial.py) against ``segsweep`` after the same epochs.
 
-    python scripts/benchmark/accuracy.py --camvid DIR --out accuracy.jsonl                 an hour, best in the background
-    python scripts/benchmark/accuracy.py --camvid DIR --digits 0 0 0 --seeds 2 --out accuracy.jsonl    one more pair
-    python scripts/benchmark/accuracy.py --out accuracy.jsonl --table                      the table of what is there
+    python scripts/benchmark/accuracy.py --camvid DIR --out FILE                             an hour
+    python scripts/benchmark/accuracy.py --camvid DIR --digits 0 0 0 --seeds 2 --out FILE    one more pair of runs
+    python scripts/benchmark/accuracy.py --out FILE --table                                  the table of what is there
 
 U-Net on a ResNet-18 from random weights, AdamW, a tenth of the steps to warm up and a cosine, cross entropy plus Dice,
 the same images at the same size. The script trains in float32, ours as shipped. Scored are the weights after the last
