@@ -63,6 +63,18 @@ def test_the_average_is_validated_and_kept(start, steps):
         torch.testing.assert_close(best[name], expected[chosen][name])
 
 
+def test_a_stage_begins_a_new_average(start, steps):
+    """An encoder that the second stage freezes is kept as the first has left it."""
+    folder = start("run", "model=conv_autoencoder", "model.widths=[4,6]", "trainer.ema=0.7", "regime=pretrain_frozen")
+    last = HashedCheckpointIO().load_checkpoint(newest_whole(folder / "checkpoints"))["state_dict"]
+    encoder = [
+        name for name, value in steps["trained"][-1].items() if name.startswith("encoder") and value.is_floating_point()
+    ]
+    assert encoder
+    for name in encoder:
+        assert torch.equal(last[f"model.{name}"], steps["trained"][-1][name])
+
+
 @pytest.mark.slow
 def test_a_continued_run_has_the_same_average(start, monkeypatch):
     straight = start("straight", *MODEL)
@@ -91,10 +103,13 @@ def test_a_decay_that_is_no_share_is_named(decay):
 def test_what_cannot_be_averaged_or_compiled_is_named(monkeypatch):
     assert ema_mistake({"ema": None}) is None
     assert "fsdp" in ema_mistake({"ema": 0.9, "strategy": "fsdp"})
-    assert compile_mistake(None) is None
-    assert "use null, default" in compile_mistake("fast")
+    once = {"accumulate_grad_batches": 1, "on_oom": "fail"}
+    assert compile_mistake({**once, "compile": None}) is None
+    assert "use null, default" in compile_mistake({**once, "compile": "fast"})
+    assert "CUDA graphs" in compile_mistake({**once, "compile": "reduce-overhead", "accumulate_grad_batches": 2})
+    assert "CUDA graphs" in compile_mistake({**once, "compile": "max-autotune", "on_oom": "halve"})
     monkeypatch.setenv("PATH", "/nowhere")
-    assert "C++ compiler" in compile_mistake("default")
+    assert "C++ compiler" in compile_mistake({**once, "compile": "default"})
 
 
 @pytest.mark.slow

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from segsweep.check import mistakes
+from segsweep.check_stacking import stacking_mistakes
 from segsweep.checkpoints import HashedCheckpointIO
 from segsweep.config import build_model, job_part, settle
 from segsweep.guard import NotFiniteError, UpdateGuard
@@ -241,7 +242,6 @@ def test_on_a_gpu_only_the_bad_seed_is_held_back(stack, monkeypatch):
         (["trainer.on_oom=halve"], "trainer.on_oom=halve divides"),
         (["trainer.ema=0.9"], "trainer.ema knows one model alone"),
         (["trainer=ddp", "trainer.accelerator=cpu"], "trainer.strategy=ddp shares one run"),
-        (["trainer.precision=16-mixed"], "trainer.precision=16-mixed scales"),
         (["sweep.trial=1"], "the trials of a search"),
         (["optimizer._target_=torch.optim.NAdam", "~optimizer.fused"], "may treat the weights of several seeds"),
         (["trainer.stack_seeds=1"], "give 2 or more"),
@@ -254,6 +254,11 @@ def test_what_cannot_be_stacked_is_refused(composer, overrides, said):
     assert len(lines) == 1
     assert said in lines[0]
     assert "stack_seeds" in lines[0].split(":")[0]
+
+
+def test_scaled_losses_cannot_be_stacked_on_any_device(composer):
+    plain = settle(composer("trainer=cpu", "trainer.precision=16-mixed", "trainer.stack_seeds=2"))
+    assert any("trainer.precision=16-mixed scales" in line for line in stacking_mistakes(plain))
 
 
 def test_groups_are_of_all_jobs_of_a_sweep(tmp_path):

@@ -23,7 +23,6 @@ NEUTRAL = {
     "trainer.on_oom=halve": ("trainer.on_oom=halve",),
     "no pictures, no PR curves": ("trainer.tensorboard.pictures_every=0", "trainer.tensorboard.pr_curves=false"),
     "trainer.tensorboard.graph=true": ("trainer.tensorboard.graph=true",),
-    "trainer.enable_progress_bar=false": ("trainer.enable_progress_bar=false",),
     "trainer.enable_model_summary=true": ("trainer.enable_model_summary=true",),
     "trainer.log_every_n_steps=1": ("trainer.log_every_n_steps=1",),
     "trainer.profiler=simple": ("trainer.profiler=simple",),

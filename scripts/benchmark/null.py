@@ -15,6 +15,7 @@ from shipped import Loader, fit
 from torch import Tensor, nn
 
 from segsweep.config import Parts, build, build_model, make, make_partial
+from segsweep.data.batches import TrainBatches
 from segsweep.types import Batch, SegmenterOutput
 
 WARM = 50  # steps that do not count
@@ -126,7 +127,7 @@ def contestants(plain: dict[str, Any], folder: Path, steps: int) -> dict[str, Ca
         return run
 
     def loader(parts: Parts, is_live: bool) -> Loader:
-        return Loader(parts.data.train_dataloader(), ready, steps, lambda i: mark(i) is not None or is_live)
+        return Loader(TrainBatches(parts.data, device), ready, steps, lambda i: mark(i) is not None or is_live)
 
     def bare() -> float:
         loop = BareLoop(plain, data, ready)

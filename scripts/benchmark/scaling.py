@@ -24,6 +24,7 @@ from shipped import Loader, be_quiet, fit
 
 from segsweep import CONF_DIR
 from segsweep.composer import Composer
+from segsweep.data.batches import TrainBatches
 from segsweep.inspection import inspect_jobs
 from segsweep.plan import make_plan
 
@@ -47,7 +48,7 @@ def training_speed(overrides: Sequence[str], folder: Path) -> Callable[[], float
             return True
 
         def whole(parts: object) -> Loader:
-            inner = parts.data.train_dataloader()  # type: ignore[attr-defined]
+            inner = TrainBatches(parts.data, device)  # type: ignore[attr-defined]
             return Loader(inner, [], len(inner), before_batch)
 
         with tempfile.TemporaryDirectory(dir=folder) as place:

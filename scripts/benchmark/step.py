@@ -24,6 +24,7 @@ from scenes import write_scenes
 from shipped import Loader, be_quiet, fit
 
 from segsweep.config import Parts
+from segsweep.data.batches import TrainBatches
 
 LIVE, READY = "gathered and augmented", "ready batches"
 WARM = 2  # steps of an epoch before its first block
@@ -56,7 +57,7 @@ class Alternation:
 
 
 class Ends(pl.Callback):
-    """Seconds between the last step of an epoch and the first of the next one, without the validation in between."""
+    """Seconds between the last step of an epoch and the first of the next, without the validation and its pictures."""
 
     def __init__(self) -> None:
         self.seconds: list[float] = []
@@ -72,7 +73,7 @@ class Ends(pl.Callback):
         self._validation = time.perf_counter()
 
     def on_validation_end(self, *_: Any) -> None:
-        """Its pictures follow."""
+        """What is left until the next epoch: checkpoints, history, TensorBoard's scalars."""
         self._validated = time.perf_counter() - self._validation
 
     def on_train_epoch_start(self, *_: Any) -> None:
@@ -88,7 +89,7 @@ def compare(plain: dict[str, Any], folder: Path, block: int) -> tuple[Alternatio
 
     def prepare(parts: Parts) -> Loader:
         device = device_of(plain)
-        inner = parts.data.train_dataloader()
+        inner = TrainBatches(parts.data, device)
         ready = ready_batches(parts.data, device)
         bare = BareLoop(plain, parts.data, ready)
         bare.run(3)
@@ -116,7 +117,7 @@ def print_comparison(found: Alternation, ends: list[float], plain: dict[str, Any
         if kind == LIVE and ends:
             end = sorted(ends)[len(ends) // 2]
             whole = [b / (o + end * found.block / epoch) for o, b in zip(ours, bare, strict=True)]
-            label = f"the same, and the end of an epoch of {epoch} steps ({end:.2f} s beside its validation)"
+            label = f"the same, and the end of an epoch of {epoch} steps ({end:.2f} s beside validation and pictures)"
             rows.append((label, len(ours), "", "", spread(whole, 3)))
     print_table(("our step", "pairs", "bare, ms", "ours, ms", "ratio"), rows)
 

@@ -5,8 +5,8 @@
     python scripts/benchmark/time_to.py --option "EMA=trainer.ema=0.99"
 
 Whole runs; the seconds are those of training epochs alone (images of an epoch over ``train/images_per_s``, from
-metrics.jsonl), up to the end of the first epoch whose ``val/miou`` is at least the target. Validation, the start and,
-with ``trainer.compile``, what is compiled before the first step are in the seconds of the whole command.
+metrics.jsonl), up to the end of the first epoch whose ``val/miou`` is at least the target; with ``trainer.compile``
+what is compiled in the first of them counts. Validation and the start are in the seconds of the whole command.
 """
 
 import json

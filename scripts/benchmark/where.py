@@ -18,10 +18,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from bare import prepare, settled, wait_for
+from bare import device_of, prepare, settled, wait_for
 from measure import parser, print_head, print_table, workplace
 from scenes import write_scenes
 from shipped import Loader, be_quiet, fit
+from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from segsweep.config import Parts
@@ -111,13 +112,15 @@ def profiled(plain: dict[str, Any], folder: Path, steps: int, warm: int) -> tupl
         task = parts.task
         task.model.forward = labelled("forward", task.model.forward)  # type: ignore[method-assign]
         task.loss.forward = labelled("loss", task.loss.forward)  # type: ignore[union-attr]
-        inner = parts.data.train_dataloader()
+        inner = TrainBatches(parts.data, device_of(plain))
         return Loader(inner, list(itertools.islice(inner, 1)), warm + 2 * steps + 1, before)
 
     with labels():
         fit(plain, folder, loader)
     total: Counter[str] = Counter()
     for event in found.events():
+        if event.device_type != DeviceType.CPU:  # a kernel, whose time its operation has, too
+            continue
         place = place_of(event)
         took = (event.self_device_time_total if on_gpu else event.self_cpu_time_total) / 1e3 / steps
         total[f"{place}: {kind_of(event.name)}" if place in ("forward", "backward") else place] += took

@@ -16,11 +16,25 @@ class Averaging(WeightAveraging):
 
     Reference:
         Polyak and Juditsky 1992, Acceleration of Stochastic Approximation by Averaging; with an exponential window as
-        in Tarvainen and Valpola 2017, arXiv:1703.01780. The average begins with the weights after the first step.
+        in Tarvainen and Valpola 2017, arXiv:1703.01780. The average begins with the weights after the first step of a
+        stage, so that an encoder which the stage freezes is averaged with nothing else.
     """
 
     def __init__(self, decay: float) -> None:
         super().__init__(multi_avg_fn=get_ema_multi_avg_fn(decay))  # type: ignore[no-untyped-call]
+        self._stage: int | None = None
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Notes the stage, which may be one that a continued run is in the middle of."""
+        super().on_train_start(trainer, pl_module)
+        self._stage = _stage(pl_module)
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *rest: Any) -> None:
+        """Averages; the first weights of another stage replace what there was."""
+        if self._stage != _stage(pl_module) and self._average_model is not None:
+            self._stage = _stage(pl_module)
+            self._average_model.n_averaged.zero_()
+        super().on_train_batch_end(trainer, pl_module, *rest)
 
     def weights(self) -> dict[str, Any]:
         """The averaged state of the task, by the names that its own state has."""
@@ -28,6 +42,10 @@ class Averaging(WeightAveraging):
             return {}
         state: dict[str, Tensor] = self._average_model.module.state_dict()
         return state
+
+
+def _stage(task: Any) -> int | None:
+    return getattr(task, "stage_index", None)
 
 
 def ema_mistake(trainer: dict[str, Any]) -> str | None:

@@ -12,12 +12,20 @@ MODES = ("default", "reduce-overhead", "max-autotune")
 _GRAPHED = ("reduce-overhead", "max-autotune")  # they record CUDA graphs
 
 
-def compile_mistake(mode: object) -> str | None:
+def compile_mistake(trainer: dict[str, Any]) -> str | None:
     """What is wrong with ``trainer.compile`` here, in one line."""
+    mode = trainer.get("compile")
     if mode is None:
         return None
     if mode not in MODES:
         return f"trainer.compile={mode}: use null, {', '.join(MODES[:-1])} or {MODES[-1]}"
+    accumulates = trainer.get("accumulate_grad_batches") != 1 or trainer.get("on_oom") == "halve"
+    if mode in _GRAPHED and accumulates:
+        # pytorch/pytorch#96693 and #169545: gradients that wait may lie in memory that the next graph reuses.
+        return (
+            f"trainer.compile={mode} records CUDA graphs, which torch does not accumulate gradients through reliably. "
+            "Use trainer.compile=default, or trainer.accumulate_grad_batches=1 and trainer.on_oom=fail"
+        )
     if not any(map(shutil.which, (os.environ.get("CXX", "g++"), "g++", "clang++"))):
         return f"trainer.compile={mode} needs a C++ compiler, and there is no g++ here. Install one, or leave it null"
     return None

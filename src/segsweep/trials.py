@@ -17,6 +17,7 @@ _TRAINER_ALLOWED: dict[str, tuple[Any, ...]] = {
     "num_nodes": (1,),
     "strategy": ("auto", "ddp", "fsdp"),
     "precision": ("32-true", "bf16-mixed", "16-mixed"),
+    "gradient_clip_algorithm": (None, "norm", "value"),
     "on_oom": ("fail", "halve"),
     "enable_checkpointing": (True,),  # a run without checkpoints could be neither scored nor continued
     "barebones": (False,),
@@ -53,12 +54,33 @@ def _try_trainer(plain: dict[str, Any], defaults: Defaults) -> list[str]:
     every = node.get("checkpoint_every_steps")
     if every is not None and (not isinstance(every, int) or isinstance(every, bool) or every < 1):
         lines.append(f"trainer.checkpoint_every_steps={shown(every)}: give 1 or more optimisation steps, or null")
-    lines += [line for line in (compile_mistake(node.get("compile")), ema_mistake(node)) if line]
+    batches = node.get("accumulate_grad_batches")
+    if not isinstance(batches, int) or isinstance(batches, bool) or batches < 1:
+        lines.append(f"trainer.accumulate_grad_batches={shown(batches)}: give 1 or more batches per optimisation step")
+    clip = node.get("gradient_clip_val")
+    if clip is not None and (not isinstance(clip, int | float) or isinstance(clip, bool) or not clip > 0):
+        lines.append(f"trainer.gradient_clip_val={shown(clip)}: give a number above 0, or null for no clipping")
+    lines += [line for line in (compile_mistake(node), ema_mistake(node)) if line]
+    lines += _scaled_mistakes(node, (plain.get("optimizer") or {}).get("fused"))
     if node.get("accelerator") == "gpu" and not torch.cuda.is_available():
         lines.append(
             "trainer.accelerator=gpu: torch sees no GPU here. Use trainer=cpu, or trainer=auto for what there is"
         )
     return lines
+
+
+def _scaled_mistakes(trainer: dict[str, Any], is_fused: object) -> list[str]:
+    """What ``precision=16-mixed``, which scales gradients, does not go with."""
+    if trainer.get("precision") != "16-mixed":
+        return []
+    if trainer.get("accelerator") == "cpu":  # Lightning would train in bf16 and say so nowhere
+        return ["trainer.precision=16-mixed is for GPUs. Use bf16-mixed on a CPU, or auto for what it has natively"]
+    if trainer.get("gradient_clip_val") is not None and is_fused:
+        return [
+            "trainer.gradient_clip_val: with trainer.precision=16-mixed a fused optimizer scales gradients back by "
+            "itself, after they would be clipped. Add optimizer.fused=false, or use bf16-mixed"
+        ]
+    return []
 
 
 def _try_optimizer(plain: dict[str, Any], defaults: Defaults) -> list[str]:

@@ -255,22 +255,24 @@ class TrainBatches:
         image, mask = self._augment(own, plan.is_hidden)
         if partners is not None:
             other_image, other_mask = self._augment(partners, plan.is_partner_hidden)
-            at, draws = plan.mixed.to(self.device), own.draws[plan.mixed].to(self.device)
-            pasted = augment.mix_in(
-                image[at], mask[at], other_image, other_mask, draws, self.is_rare.to(self.device), spec.ignore_index
-            )
+            at, draws, is_rare = map(self._sent, (plan.mixed, own.draws[plan.mixed], self.is_rare))
+            pasted = augment.mix_in(image[at], mask[at], other_image, other_mask, draws, is_rare, spec.ignore_index)
             image = image.index_copy(0, at, pasted[0])
             mask = mask.index_copy(0, at, pasted[1])
         # Not before: channel by channel it is several times as fast to compute with on a CPU.
         image = standardise(image, spec).contiguous(memory_format=torch.channels_last)
-        return Batch(image, mask, plan.images.to(self.device), plan.num_unlabelled)
+        return Batch(image, mask, self._sent(plan.images), plan.num_unlabelled)
+
+    def _sent(self, tensor: Tensor) -> Tensor:
+        """On the device, for which the host does not wait: it has still to do what the step before has asked for."""
+        return tensor.to(self.device, non_blocking=True)
 
     def _augment(self, cut: _Cut, is_hidden: Tensor) -> tuple[Tensor, Tensor]:
-        images, masks, draws, centre = (tensor.to(self.device, non_blocking=True) for tensor in cut)
+        images, masks, draws, centre = map(self._sent, cut)
         ignore_index = self.data.spec.ignore_index
         image, mask = self.data.augment(images, masks, draws, centre, self.data.train_size, ignore_index)
         if is_hidden.any():
-            mask = torch.where(is_hidden.to(self.device)[:, None, None], ignore_index, mask)
+            mask = torch.where(self._sent(is_hidden)[:, None, None], ignore_index, mask)
         return image, mask
 
 

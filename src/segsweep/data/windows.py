@@ -41,7 +41,7 @@ class Windows:
         """Images (N, H, W, C) and masks (N, H, W), uint8, of a split whose images have one size."""
         if self.size is None:
             raise ValueError("images of different sizes have no common window; cut one")
-        index = index.to(self.images.device)
+        index = index.to(self.images.device, non_blocking=True)
         height, width = self.size
         return self.images.view(-1, height, width, self.images.shape[1])[index], self.masks.view(-1, height, width)[
             index
@@ -63,14 +63,17 @@ class Windows:
         rows, is_row = _mirror(corner_N2[:, :1] + torch.arange(size[0]), sizes[:, :1])
         columns, is_column = _mirror(corner_N2[:, 1:] + torch.arange(size[1]), sizes[:, 1:])
         first = self.starts[index, None] + rows * sizes[:, 1:]  # (N, h)
-        device = self.images.device
-        pixel = first.to(device)[:, :, None] + columns.to(device)[:, None, :]  # (N, h, w)
-        inside = is_row.to(device)[:, :, None] & is_column.to(device)[:, None, :]
+        # Else the host would wait for all that the device has still to do.
+        first, columns, is_row, is_column = (
+            x.to(self.images.device, non_blocking=True) for x in (first, columns, is_row, is_column)
+        )
+        pixel = first[:, :, None] + columns[:, None, :]  # (N, h, w)
+        inside = is_row[:, :, None] & is_column[:, None, :]
         mask = torch.where(inside, self.masks[pixel], ignore_index)
         return self.images[pixel], mask
 
     def classes_at(self, index: Tensor, y_NT: Tensor, x_NT: Tensor) -> Tensor:
-        """Mask values at (N, T) pixels of the images: (N, T) uint8, on the CPU."""
+        """Mask values at (N, T) pixels of the images: (N, T) uint8, on the CPU, which waits for the device."""
         pixel = self.starts[index, None] + y_NT * self.sizes[index, 1:] + x_NT
         return self.masks[pixel.to(self.masks.device)].cpu()
 
