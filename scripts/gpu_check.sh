@@ -4,6 +4,7 @@
 #   bash scripts/gpu_check.sh [output folder]
 # With CAMVID=DIR, also CamVid at 360x480 from scratch by each paper's recipe and by ours; the step that takes hours.
 set -u
+cd "$(dirname "$0")/.." || exit 1
 out=${1:-outputs/gpu_check}
 python=${PYTHON:-python3}
 failed=0

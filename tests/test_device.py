@@ -80,9 +80,11 @@ def test_the_norm_of_a_gradient_does_not_wait_for_the_device():
 
 @pytest.mark.usefixtures("_no_waiting")
 @pytest.mark.filterwarnings("ignore")
-def test_no_step_waits_for_the_device(composer, tmp_path):
+@pytest.mark.parametrize("overrides", [[], ["data.crop=[32,32]"], ["augment=strong"], ["data.storage=memory"]])
+def test_no_step_waits_for_the_device(composer, tmp_path, overrides):
     """The whole step, Lightning's part included: the first ones warm up, as the caching allocator does."""
-    cfg = composer("trainer=gpu", "trainer.max_epochs=1", "data.num_train=160", "data.num_val=16", "data.num_test=16")
+    numbers = ["data.num_train=160", "data.num_val=16", "data.num_test=16"]
+    cfg = composer("trainer=gpu", "trainer.max_epochs=1", *numbers, *overrides)
     plain = config.settle(cfg)
     parts = config.build(plain, config.build_model(plain), tmp_path, None)
 

@@ -37,6 +37,9 @@ CAMVID = {
 
 
 def main() -> None:
+    if {"-h", "--help"} & set(sys.argv[1:]):
+        print(__doc__)
+        return
     chosen = sys.argv[1:] or [*SHORT, *CAMVID]
     if unknown := set(chosen) - SHORT.keys() - CAMVID.keys():
         sys.exit(f"error: {', '.join(sorted(unknown))}: choose from {', '.join([*SHORT, *CAMVID])}")
