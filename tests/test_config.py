@@ -35,7 +35,9 @@ def test_every_file_says_what_it_is_and_every_key_what_it_means(file):
             assert comment.strip(), f"line {number} has no comment: {line}"
 
 
-@pytest.mark.parametrize("group", config.GROUPS)
+@pytest.mark.parametrize(
+    "group", [pytest.param(group, marks=[pytest.mark.slow] * (group == "model")) for group in config.GROUPS]
+)
 def test_every_option_passes_the_check(group, composer):
     for option in options(group):
         has_root = group == "data" and option not in ("digits", "far_cue")

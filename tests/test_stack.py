@@ -80,9 +80,9 @@ LOSSES = {"small": 1e-4, "adamw": 2e-2}
     ("model", "optimizer", "augment"),
     [
         ("unet", "small", "strong"),  # mixes images
-        ("unet", "adamw", "light"),
-        ("gated_sweep", "small", "light"),
-        ("conv_autoencoder", "small", "standard"),
+        pytest.param("unet", "adamw", "light", marks=pytest.mark.slow),
+        pytest.param("gated_sweep", "small", "light", marks=pytest.mark.slow),
+        pytest.param("conv_autoencoder", "small", "standard", marks=pytest.mark.slow),
     ],
 )
 def test_twenty_steps_are_those_of_each_alone(stack, start, losses, model, optimizer, augment):

@@ -105,8 +105,8 @@ def test_every_stage_has_an_optimizer_and_a_schedule_of_its_own(start):
         pytest.param("pretrain", "finetune", 4, 1, marks=pytest.mark.slow),  # in the first stage
         ("pretrain", "finetune", 4, 2),  # between both
         pytest.param("pretrain", "finetune", 4, 3, marks=pytest.mark.slow),
-        ("pretrain", "finetune", 5, 3),  # the second stage began within an epoch
-        ("joint", "joint", 4, 2),
+        pytest.param("pretrain", "finetune", 5, 3, marks=pytest.mark.slow),  # the second stage began within an epoch
+        pytest.param("joint", "joint", 4, 2, marks=pytest.mark.slow),
     ],
 )
 def test_an_interrupted_run_goes_on_in_its_stage(start, interrupted, regime, stage, epochs, epoch):
