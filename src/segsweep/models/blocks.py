@@ -105,4 +105,20 @@ def nearest_to(mask: Tensor, like: Tensor) -> Tensor:
 
 def repeat_to(x: Tensor, like: Tensor) -> Tensor:
     """Nearest-neighbour resize of (N, D, h, w) to the size of ``like``: cheap, for a convolution to smooth."""
-    return F.interpolate(x, like.shape[-2:], mode="nearest")
+    return with_own_gradient(F.interpolate(x, like.shape[-2:], mode="nearest"))
+
+
+def with_own_gradient(resized: Tensor) -> Tensor:
+    """Has the gradient of a resized map (N, D, H, W) come by itself and not as some channels of a larger one.
+
+    The latter is what comes back from a concatenation with a skip, and what torch's CPU code of a resize turns around
+    in memory and back, in twenty times the time of the backward pass.
+    """
+    if resized.requires_grad and resized.device.type == "cpu" and not torch.compiler.is_compiling():
+        resized.register_hook(_by_itself)  # type: ignore[no-untyped-call]
+    return resized
+
+
+def _by_itself(gradient: Tensor) -> Tensor:
+    is_channels_last = gradient.stride(1) == 1
+    return gradient.contiguous(memory_format=torch.channels_last) if is_channels_last else gradient

@@ -11,13 +11,15 @@ import copy
 import difflib
 import inspect
 from collections.abc import Iterable
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
-from segsweep.models.blocks import ceil_div
+from segsweep.models.blocks import ceil_div, with_own_gradient
 from segsweep.types import SegmenterOutput
 
 # Arguments of the library's classes that have an owner here, or would change what a segmenter returns.
@@ -145,7 +147,8 @@ class SMP(nn.Module):
         """Segments a batch of images."""
         try:
             features = self.encoder.body(self.encoder.pad(image))
-            decoded = self.decoder(*features) if isinstance(features, tuple) else self.decoder(features)
+            with _OwnGradients() if self.training and not torch.compiler.is_compiling() else nullcontext():
+                decoded = self.decoder(*features) if isinstance(features, tuple) else self.decoder(features)
         except (ValueError, RuntimeError) as error:
             size = f"{image.shape[-2]}x{image.shape[-1]}"
             if "more than 1 value per channel" in str(error):
@@ -159,6 +162,15 @@ class SMP(nn.Module):
                 ) from error
             raise
         return SegmenterOutput(self.head(decoded)[..., : image.shape[-2], : image.shape[-1]])
+
+
+class _OwnGradients(TorchFunctionMode):
+    """Does for what the library resizes what ``repeat_to`` does for the models here."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Calls the function."""
+        result = func(*args, **(kwargs or {}))
+        return with_own_gradient(result) if func is F.interpolate else result
 
 
 def _library() -> Any:
