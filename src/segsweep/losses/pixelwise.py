@@ -7,12 +7,13 @@ import torch.nn.functional as F
 from annotated_types import Ge, Gt, Le, Lt
 from torch import Tensor, nn
 
+from segsweep.losses.class_sums import ClassSums, FromSums
 from segsweep.losses.class_weights import ClassWeights, Weighting
 from segsweep.losses.valid import for_terms, mean_over, one_hot
 from segsweep.types import Batch, SegmenterOutput
 
 
-class CrossEntropy(nn.Module):
+class CrossEntropy(FromSums):
     """Softmax cross entropy: mean over valid pixels, weighted by class.
 
     As in torch the sum is divided by the sum of the weights of the pixels in it.
@@ -45,14 +46,22 @@ class CrossEntropy(nn.Module):
         label_smoothing: Annotated[float, Ge(0), Lt(1)],
         hard_fraction: Annotated[float, Gt(0), Le(1)],
     ) -> None:
-        super().__init__()
-        self.ignore_index = ignore_index
+        super().__init__(ignore_index)
         self.class_weights = ClassWeights(num_classes, weights)
         self.label_smoothing = label_smoothing
         self.hard_fraction = hard_fraction
+        self.is_of_sums = label_smoothing == 0 and hard_fraction == 1
+
+    def of(self, sums: ClassSums) -> Tensor:
+        """Scalar, 0 or more, if neither labels are smoothed nor some pixels left out."""
+        weight_K: Tensor = self.class_weights()
+        # Weights may well add up to less than 1.
+        return (weight_K * sums.entropy).sum() / (weight_K * sums.truth).sum().clamp(min=1e-12)
 
     def forward(self, output: SegmenterOutput, batch: Batch) -> Tensor:
         """Scalar, 0 or more."""
+        if self.is_of_sums:
+            return super().forward(output, batch)
         logits, mask, ignored = for_terms(output.logits), batch.mask, self.ignore_index
         counted = mask != ignored
         if self.hard_fraction < 1:
@@ -62,7 +71,7 @@ class CrossEntropy(nn.Module):
         weight_K: Tensor = self.class_weights()
         total = F.cross_entropy(logits, mask, weight_K, None, ignored, None, "sum", self.label_smoothing)
         weight_NHW = weight_K[torch.where(counted, mask, 0)] * counted
-        return total / weight_NHW.sum().clamp(min=1e-12)  # weights may well add up to less than 1
+        return total / weight_NHW.sum().clamp(min=1e-12)
 
 
 class BCE(nn.Module):

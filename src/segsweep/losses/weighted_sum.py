@@ -1,13 +1,16 @@
 """The loss of a run: a weighted sum of named terms."""
 
 import difflib
+import functools
 from collections.abc import Iterable, Mapping
+from functools import partial
 from typing import Annotated
 
 import torch
 from annotated_types import Ge
 from torch import Tensor, nn
 
+from segsweep.losses.class_sums import FromSums, class_sums
 from segsweep.losses.valid import for_terms
 from segsweep.types import Batch, SegmenterOutput
 
@@ -45,7 +48,7 @@ class WeightedSum(nn.Module):
                 raise ValueError(f"terms.{name}={factor}: a factor is 0 or more; 0 switches the term off")
         self.factors = {name: float(factor) for name, factor in terms.items() if factor > 0}
         self.terms = nn.ModuleDict({name: definitions[name] for name in self.factors})
-        if all(getattr(term, "is_auxiliary", False) for term in self.terms.values()):
+        if all(map(_is_auxiliary, self.terms.values())):
             raise ValueError(
                 "terms: none of those that train the logits has a factor above 0; give one, e.g. loss.terms.dice=1"
             )
@@ -66,13 +69,25 @@ class WeightedSum(nn.Module):
     def _add_up(
         self, terms: Iterable[tuple[str, nn.Module]], output: SegmenterOutput, batch: Batch
     ) -> dict[str, Tensor]:
-        output = output._replace(logits=for_terms(output.logits))
-        values = {name: term(output, batch) for name, term in terms}
-        values = {name: value for name, value in values.items() if value is not None}
+        # What several terms need is computed once, and only if one does.
+        sums = functools.cache(partial(class_sums, output.logits, batch.mask))
+        ordered = functools.cache(lambda: output._replace(logits=for_terms(output.logits)))
+        values = {}
+        for name, term in terms:
+            if isinstance(term, FromSums) and term.is_of_sums:
+                value = term.of(sums(term.ignore_index))
+            else:
+                value = term(output if _is_auxiliary(term) else ordered(), batch)
+            if value is not None:
+                values[name] = value
         if not values:
             raise ValueError("terms: none of them applies; give one a factor, e.g. loss.terms.reconstruction=0.1")
         total = torch.stack([self.factors[name] * value for name, value in values.items()]).sum()
         return {"total": total, **values}
+
+
+def _is_auxiliary(term: nn.Module) -> bool:
+    return bool(getattr(term, "is_auxiliary", False))
 
 
 def _check_names(terms: Mapping[str, float], definitions: Mapping[str, nn.Module]) -> None:

@@ -1,0 +1,203 @@
+"""Sums over the pixels of each class, from which cross entropy and the terms that compare regions follow.
+
+Maps of K classes are the largest tensors of a step, and passes over them take as long as the memory that they read and
+write. So logits are read piece by piece, each small enough for a processor's cache, and nothing of their size is kept:
+the backward pass makes the probabilities anew.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from segsweep.losses.valid import for_terms
+from segsweep.types import Batch, SegmenterOutput
+
+_PIECE = 1 << 18  # float32 values: several such maps fit into the cache of a core
+
+
+class ClassSums(NamedTuple):
+    """Over the valid pixels of a batch, for each class: (K,) float32.
+
+    With p the probability of the class at a pixel, and q 1 where the class is true and 0 elsewhere.
+    """
+
+    truth: Tensor  # sum(q), without a gradient
+    entropy: Tensor  # sum(-q log p)
+    overlap: Tensor  # sum(pq)
+    predicted: Tensor  # sum(p)
+    squared: Tensor  # sum(p^2)
+
+
+def class_sums(logits: Tensor, mask: Tensor, ignore_index: int) -> ClassSums:
+    """Computes them in float32, in any memory layout, in as few passes as it can be done.
+
+    Args:
+        logits: (N, K, H, W).
+        mask: (N, H, W) int64, classes in ``0..K-1`` or ``ignore_index``.
+        ignore_index: mask value that is left out.
+
+    Raises:
+        RuntimeError: a mask value is neither.
+    """
+    return ClassSums(*_Sums.apply(logits, mask, ignore_index))
+
+
+class FromSums(nn.Module):
+    """A term that needs nothing but ``class_sums``: a sum of several terms computes them once.
+
+    Args:
+        ignore_index: mask value that is left out.
+
+    Attributes:
+        is_of_sums: whether ``of`` gives its value; a term may have settings that need more.
+    """
+
+    is_of_sums = True
+
+    def __init__(self, ignore_index: int) -> None:
+        super().__init__()
+        self.ignore_index = ignore_index
+
+    def of(self, sums: ClassSums) -> Tensor:
+        """The value of the term."""
+        raise NotImplementedError
+
+    def forward(self, output: SegmenterOutput, batch: Batch) -> Tensor:
+        """The value of the term, by itself."""
+        return self.of(class_sums(output.logits, batch.mask, self.ignore_index))
+
+
+class _Sums(torch.autograd.Function):
+    """Five sums in one pass over the logits, and their gradient in another one."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, mask: Tensor, ignore_index: int) -> tuple[Tensor, ...]:
+        valid = mask != ignore_index
+        truth = torch.where(valid, mask, 0)
+        log_norm = torch.empty(mask.shape, device=mask.device)
+        pieces = _pieces(logits, truth, valid, log_norm)
+        found = [_sums_of(*piece) for piece in pieces]
+        ctx.save_for_backward(logits, truth, valid, log_norm)
+        ctx.set_materialize_grads(False)
+        num, *others = torch.stack(found).sum(dim=0).float()
+        ctx.mark_non_differentiable(num)
+        return num, *others
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients_K: Tensor | None) -> tuple[Tensor | None, ...]:
+        logits, truth, valid, log_norm = ctx.saved_tensors
+        gradient = torch.empty_like(logits)
+        for x, part, *labels in _pieces(logits, gradient, truth, valid, log_norm):
+            # Two steps: a copy that changes layout and precision at once takes half as long again.
+            part.copy_(_gradient_of(x, *labels, *gradients_K[1:]).to(part.dtype))
+        return gradient, None, None
+
+
+def _pieces(logits_NKHW: Tensor, *maps: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Views of some images, or of some rows of one image; on a GPU, whose kernels cost more than its memory, of all."""
+    num, channels, height, width = logits_NKHW.shape
+    if logits_NKHW.device.type != "cpu":
+        yield logits_NKHW, *maps
+        return
+    rows = min(height, max(1, _PIECE // (channels * width)))
+    images = max(1, _PIECE // (channels * width * height))
+    for n in range(0, num, images):
+        for y in range(0, height, rows):
+            yield tuple(x[n : n + images, ..., y : y + rows, :] for x in (logits_NKHW, *maps))
+
+
+def _sums_of(logits_NKHW: Tensor, truth_NHW: Tensor, valid_NHW: Tensor, log_norm_NHW: Tensor) -> Tensor:
+    """The sums of a piece: (5, K) float64. Fills in the logarithm of what the softmax divides by, inf where ignored."""
+    x = for_terms(logits_NKHW)
+    largest = x.amax(dim=1)
+    probability = (x - largest[:, None]).exp_()
+    norm = probability.sum(dim=1)
+    probability.mul_(torch.where(valid_NHW, norm.reciprocal(), 0.0)[:, None])
+    log_norm = largest + norm.log()
+    log_norm_NHW.copy_(torch.where(valid_NHW, log_norm, torch.inf))
+    entropy = log_norm - _at(x, truth_NHW)
+    of_classes = _by_class((None, entropy, _at(probability, truth_NHW)), truth_NHW, valid_NHW, x.shape[1])
+    predicted = probability.sum((0, 2, 3))
+    squared = probability.square_().sum((0, 2, 3))
+    return torch.stack([*of_classes, predicted.double(), squared.double()])
+
+
+def _by_class(
+    values_NHW: tuple[Tensor | None, ...], truth_NHW: Tensor, valid_NHW: Tensor, num_classes: int
+) -> list[Tensor]:
+    """Sums of the values of each class's pixels, None for their number: (K,) float64 each."""
+    by = _by_counting if truth_NHW.device.type == "cpu" else _by_masking
+    return [by(values, truth_NHW, valid_NHW, num_classes).double() for values in values_NHW]
+
+
+def _by_counting(values_NHW: Tensor | None, truth_NHW: Tensor, valid_NHW: Tensor, num_classes: int) -> Tensor:
+    cell = torch.where(valid_NHW, truth_NHW, num_classes).flatten()
+    weights = None if values_NHW is None else values_NHW.flatten()
+    return torch.bincount(cell, weights, minlength=num_classes + 1)[:num_classes]
+
+
+def _by_masking(values_NHW: Tensor | None, truth_NHW: Tensor, valid_NHW: Tensor, num_classes: int) -> Tensor:
+    """On a GPU counting would have the host wait for the largest class, and add in another order each time."""
+    classes = torch.arange(num_classes, device=truth_NHW.device).view(1, -1, 1, 1)
+    of_class = (truth_NHW[:, None] == classes) & valid_NHW[:, None]
+    return (of_class if values_NHW is None else torch.where(of_class, values_NHW[:, None], 0)).sum((0, 2, 3))
+
+
+def _gradient_of(
+    logits_NKHW: Tensor,
+    truth_NHW: Tensor,
+    valid_NHW: Tensor,
+    log_norm_NHW: Tensor,
+    entropy_K: Tensor | None,
+    overlap_K: Tensor | None,
+    predicted_K: Tensor | None,
+    squared_K: Tensor | None,
+) -> Tensor:
+    """Gradient of a piece: (N, K, H, W) float32.
+
+    By the chain rule, with y the true class of a pixel and G the gradient of its probabilities:
+    p_k (G_k - sum_j p_j G_j) of the softmax, and entropy_y (p_k - q_k) of the cross entropy.
+    """
+    probability = (for_terms(logits_NKHW) - log_norm_NHW[:, None]).exp_()  # 0 where ignored
+    at_truth = torch.zeros_like(log_norm_NHW)  # what the true class gets alone
+    everywhere = torch.zeros_like(log_norm_NHW)  # what is multiplied by the probability of each class
+    if overlap_K is not None:
+        own = _of(overlap_K, truth_NHW) * _at(probability, truth_NHW)
+        at_truth, everywhere = at_truth + own, everywhere - own
+    if entropy_K is not None:
+        own = _of(entropy_K, truth_NHW) * valid_NHW
+        at_truth, everywhere = at_truth - own, everywhere + own
+    gradient = _of_probability(probability, predicted_K, squared_K)
+    if gradient is None:
+        gradient = everywhere[:, None] * probability
+    else:
+        everywhere -= (gradient * probability).sum(dim=1)
+        gradient.add_(everywhere[:, None]).mul_(probability)
+    return gradient.scatter_add_(1, truth_NHW[:, None], at_truth[:, None])
+
+
+def _of_probability(probability: Tensor, predicted_K: Tensor | None, squared_K: Tensor | None) -> Tensor | None:
+    """Gradient of the probabilities by the sums over all pixels; None where neither has any."""
+    gradient = None
+    if squared_K is not None:
+        gradient = probability * (2 * squared_K).view(1, -1, 1, 1)
+    if predicted_K is not None:
+        linear = predicted_K.view(1, -1, 1, 1)
+        gradient = linear.expand_as(probability).clone() if gradient is None else gradient.add_(linear)
+    return gradient
+
+
+def _at(maps_NKHW: Tensor, classes_NHW: Tensor) -> Tensor:
+    """The value of one class of each pixel."""
+    return maps_NKHW.gather(1, classes_NHW[:, None])[:, 0]
+
+
+def _of(values_K: Tensor, classes_NHW: Tensor) -> Tensor:
+    """The value of each pixel's class; plain indexing takes six times as long."""
+    return values_K.index_select(0, classes_NHW.flatten()).view(classes_NHW.shape)

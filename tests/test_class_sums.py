@@ -1,0 +1,137 @@
+"""Sums by class against plain operations, in every layout, precision and division into pieces."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from segsweep.losses import class_sums as module
+from segsweep.losses.class_sums import ClassSums, class_sums
+
+IGNORED = 255
+NUM, CLASSES, HEIGHT, WIDTH = 3, 5, 7, 6
+
+
+@pytest.fixture
+def maps():
+    generator = torch.Generator().manual_seed(0)
+    logits = 3 * torch.randn(NUM, CLASSES, HEIGHT, WIDTH, generator=generator)
+    mask = torch.randint(0, CLASSES, (NUM, HEIGHT, WIDTH), generator=generator)
+    mask[torch.rand(mask.shape, generator=generator) < 0.2] = IGNORED
+    mask[1] = IGNORED
+    return logits, mask
+
+
+def plainly(logits, mask):
+    """The same by one operation after another, as autograd sees them."""
+    valid = (mask != IGNORED)[:, None]
+    truth = F.one_hot(torch.where(mask == IGNORED, 0, mask), CLASSES).movedim(-1, 1) * valid
+    p = logits.softmax(dim=1) * valid
+    values = truth, -logits.log_softmax(dim=1) * truth, p * truth, p, p.square()
+    return ClassSums(*(value.sum((0, 2, 3)) for value in values))
+
+
+def gradient(function, logits, mask, names=ClassSums._fields[1:]):
+    """Of a mixture of the sums, of other weight for each class."""
+    logits = logits.detach().requires_grad_()
+    sums = function(logits, mask)
+    weights = torch.randn(len(ClassSums._fields), CLASSES, generator=torch.Generator().manual_seed(1))
+    sum((getattr(sums, name) * weights[i]).sum() for i, name in enumerate(names)).backward()
+    return logits.grad
+
+
+def fused(logits, mask):
+    return class_sums(logits, mask, IGNORED)
+
+
+@pytest.fixture(params=[1, WIDTH * CLASSES * 2, WIDTH * CLASSES * HEIGHT * 2, 1 << 18])
+def pieces(request, monkeypatch):
+    """A row at a time, two rows, two images, all of them."""
+    monkeypatch.setattr(module, "_PIECE", request.param)
+
+
+@pytest.mark.usefixtures("pieces")
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_sums_and_gradients_are_those_of_plain_operations(maps, layout):
+    logits, mask = maps
+    logits = logits.contiguous(memory_format=layout)
+    for found, expected in zip(fused(logits, mask), plainly(logits, mask), strict=True):
+        torch.testing.assert_close(found, expected.float(), rtol=1e-6, atol=1e-6)
+    found = gradient(fused, logits, mask)
+    torch.testing.assert_close(found, gradient(plainly, logits, mask), rtol=1e-5, atol=1e-6)
+    assert found.is_contiguous(memory_format=layout)
+
+
+@pytest.mark.parametrize("name", ClassSums._fields[1:])
+def test_each_sum_has_its_own_gradient(maps, name):
+    torch.testing.assert_close(
+        gradient(fused, *maps, names=(name,)), gradient(plainly, *maps, names=(name,)), rtol=1e-5, atol=1e-6
+    )
+
+
+def test_what_is_true_has_no_gradient(maps):
+    logits, mask = maps
+    assert not fused(logits.requires_grad_(), mask).truth.requires_grad
+
+
+def test_low_precision_is_rounded_once(maps):
+    logits, mask = maps
+    low = logits.bfloat16()
+    for found, expected in zip(fused(low, mask), fused(low.float(), mask), strict=True):
+        assert torch.equal(found, expected)
+    found = gradient(fused, low, mask)
+    assert found.dtype == torch.bfloat16
+    assert torch.equal(found, gradient(fused, low.float(), mask).bfloat16())
+
+
+def test_large_logits_neither_overflow_nor_vanish(maps):
+    logits, mask = maps
+    large = 1e4 * logits
+    entropy = -(large.log_softmax(dim=1).gather(1, torch.where(mask == IGNORED, 0, mask)[:, None])[:, 0])
+    total = entropy[mask != IGNORED].double().sum()
+    assert fused(large, mask).entropy.sum().item() == pytest.approx(total.item(), rel=1e-5)
+    assert gradient(fused, large, mask).isfinite().all()
+
+
+def test_what_is_not_finite_is_not_hidden(maps):
+    logits, mask = maps
+    mask[0, 0, 0] = 0
+    for bad in (torch.nan, torch.inf):
+        logits[0, 0, 0, 0] = bad
+        assert not fused(logits, mask).squared.isfinite().all()
+
+
+@pytest.mark.parametrize("bad", [CLASSES, -1])
+def test_a_number_that_is_no_class_is_refused(maps, bad):
+    logits, mask = maps
+    mask[0, 0, 0] = bad
+    with pytest.raises(RuntimeError, match="out of bounds"):
+        fused(logits, mask)
+
+
+def test_a_class_may_have_the_number_that_is_left_out(maps):
+    logits, mask = maps
+    mask = torch.where(mask == IGNORED, 2, mask)
+    assert class_sums(logits, mask, 2).truth.tolist() == [
+        float((mask == k).sum()) if k != 2 else 0.0 for k in range(CLASSES)
+    ]
+
+
+def test_both_ways_to_sum_by_class_agree(maps):
+    logits, mask = maps
+    valid = mask != IGNORED
+    truth = torch.where(valid, mask, 0)
+    for values in (None, logits[:, 0]):
+        counted = module._by_counting(values, truth, valid, CLASSES)
+        torch.testing.assert_close(
+            module._by_masking(values, truth, valid, CLASSES).double(), counted.double(), rtol=1e-6, atol=1e-6
+        )
+
+
+def test_no_map_of_all_classes_is_kept_for_the_backward_pass(maps):
+    logits, mask = maps
+    logits.requires_grad_()
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x) or x, lambda x: x):
+        fused(logits, mask)
+    maps_of_classes = [x for x in kept if x.numel() > mask.numel()]
+    assert [x.data_ptr() for x in maps_of_classes] == [logits.data_ptr()]
