@@ -24,7 +24,7 @@ FLOORS = {
     "freezing": 4, "data": 4, "guard": 4, "averaging": 4, "compiling": 4,
     "staged": 5, "checkpoints": 5, "floors": 5, "strategies": 5,
     "task": 6,
-    "callbacks": 7, "panels": 7, "label_panels": 7, "projector": 7, "pruning": 7, "board": 7, "stacked": 7,
+    "callbacks": 7, "shortcuts": 7, "panels": 7, "label_panels": 7, "projector": 7, "pruning": 7, "board": 7, "stacked": 7,
     "run": 8,
     "contained": 9,
     "tensors": 10,

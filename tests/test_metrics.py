@@ -115,6 +115,25 @@ def test_training_keeps_one_matrix(pair):
     assert {"boundary_f1", "ece"}.isdisjoint(scores)
 
 
+@pytest.mark.parametrize("most_waiting", [0, 200, 1 << 18])
+def test_batches_that_are_counted_together_are_those_that_came(monkeypatch, most_waiting):
+    """One by one, a few at a time, all at the end; of two sizes, and with logits that are written over afterwards."""
+    monkeypatch.setattr(metrics, "_MOST_WAITING", most_waiting)
+    generator = torch.Generator().manual_seed(0)
+    metric, expected = metrics.Confusion(3), np.zeros((3, 3), int)
+    for num, side in [(2, 4), (1, 4), (2, 6), (2, 4)] * 2:
+        logits = torch.randn(num, 3, side, side, generator=generator)
+        mask = torch.randint(0, 3, (num, side, side), generator=generator)
+        mask[:, 0] = IGNORED
+        metric.update(logits, mask)
+        expected += confusion_per_image(logits.argmax(dim=1), mask, 3, IGNORED).sum(dim=0).numpy()
+        logits.zero_()
+    assert np.array_equal(metric.compute().confusion[0], expected)
+    assert np.array_equal(metric.compute().confusion[0], expected)
+    metric.reset()
+    assert metric.compute() is None
+
+
 def test_names_are_those_of_the_metrics(pair):
     prediction, mask = pair
     metric = metrics.ImageCounts(3, IGNORED)

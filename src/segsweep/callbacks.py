@@ -3,7 +3,6 @@
 import json
 import sys
 import time
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,6 @@ import numpy as np
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Checkpoint, EarlyStopping, RichProgressBar
 from pytorch_lightning.loggers import TensorBoardLogger
-from pytorch_lightning.profilers import PassThroughProfiler
 
 from segsweep import signals
 from segsweep.cost import peak_memory_mb
@@ -19,37 +17,6 @@ from segsweep.files import write_atomic
 from segsweep.metrics import best_is
 
 _SECONDS_BETWEEN_DRAWINGS = 0.25
-_BATCH_HOOKS = (
-    "on_train_batch_start",
-    "on_train_batch_end",
-    "on_before_zero_grad",
-    "on_before_backward",
-    "on_after_backward",
-    "on_before_optimizer_step",
-    "on_validation_batch_start",
-    "on_validation_batch_end",
-    "on_test_batch_start",
-    "on_test_batch_end",
-)
-
-
-def without_idle_hooks(callbacks: list[pl.Callback]) -> list[pl.Callback]:
-    """Has Lightning pass over the hooks of a batch that a callback does not have: ten callbacks have six each."""
-    for callback in callbacks:
-        for hook in _BATCH_HOOKS:
-            if getattr(type(callback), hook) is getattr(pl.Callback, hook):
-                setattr(callback, hook, None)  # it calls what is callable
-    return callbacks
-
-
-class Unprofiled(PassThroughProfiler):
-    """Profiles nothing, in a tenth of the time that Lightning's own takes for it, 60 times a step."""
-
-    _nothing = nullcontext()
-
-    def profile(self, action_name: str) -> Any:
-        """One context for all."""
-        return self._nothing
 
 
 class RunLogger(TensorBoardLogger):

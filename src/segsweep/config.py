@@ -252,7 +252,7 @@ def build(
     """
     from pytorch_lightning.utilities import rank_zero_only
 
-    from segsweep import averaging, callbacks, checkpoints, compiling, panels, pruning, strategies
+    from segsweep import averaging, callbacks, checkpoints, compiling, panels, pruning, shortcuts, strategies
     from segsweep.board import Board
     from segsweep.label_panels import LabelPanel
     from segsweep.task import Task
@@ -284,13 +284,13 @@ def build(
         "enable_progress_bar": bool(bar),
         "accumulate_grad_batches": plain["trainer"].get("accumulate_grad_batches", 1) * pieces,
         "strategy": None,
-        "profiler": plain["trainer"].get("profiler") or callbacks.Unprofiled(),
+        "profiler": plain["trainer"].get("profiler") or shortcuts.Unprofiled(),
     }
     trainer: pl.Trainer = make_partial({**arguments(plain, "trainer"), **changed})(
         strategy=strategies.strategy(plain["trainer"]["strategy"]),
         default_root_dir=folder,
         logger=logger,
-        callbacks=callbacks.without_idle_hooks(
+        callbacks=shortcuts.without_idle_hooks(
             [
                 *pictures,  # before the averaging, which takes the averaged weights away at the end of a validation
                 *averaging.averaging(plain["trainer"]["ema"]),
@@ -307,6 +307,7 @@ def build(
         ),
         plugins=[checkpoints.HashedCheckpointIO()],
     )
+    shortcuts.shorten_steps(trainer, task)
     return Parts(data, task, trainer, logger, best, history, pruners, board)
 
 

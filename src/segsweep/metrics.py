@@ -9,6 +9,7 @@ size. That is not ``torchmetrics.segmentation.MeanIoU`` (a mean over images, wit
 """
 
 from collections.abc import Sequence
+from itertools import groupby
 from typing import NamedTuple
 
 import numpy as np
@@ -25,6 +26,8 @@ from segsweep.counting import (
     pooled_confusion,
 )
 from segsweep.sharing import gather, gather_rows
+
+_MOST_WAITING = 1 << 18  # values of logits that are kept to be counted together
 
 VERSION = 1  # part of every record: runs scored by another definition are never ranked together
 
@@ -172,20 +175,39 @@ class Confusion:
 
     def __init__(self, num_classes: int) -> None:
         self.num_classes = num_classes
-        self._matrix: Tensor | None = None
+        self.reset()
 
     def reset(self) -> None:
         """Forgets everything."""
-        self._matrix = None
+        self._matrix: Tensor | None = None
+        self._waiting: list[tuple[Tensor, Tensor]] = []
+        self._num_waiting = 0  # values
 
     def update(self, logits: Tensor, mask: Tensor) -> None:
         """Adds a batch: logits (N, K, H, W) at the size of the mask (N, H, W); masks of K and more are left out."""
-        prediction = logits.detach().max(dim=1).indices  # on a CPU argmax takes five times as long
+        logits = logits.detach()
+        self._num_waiting += logits.numel()
+        if self._num_waiting < _MOST_WAITING:
+            # A copy: a CUDA graph writes its next logits to the same place.
+            self._waiting.append((logits.clone(), mask))
+            return
+        self._count_waiting()
+        self._count(logits, mask)
+
+    def _count_waiting(self) -> None:
+        """Counts small batches together: the operations cost more than what they do."""
+        waiting, self._waiting, self._num_waiting = self._waiting, [], 0
+        for _, batches in groupby(waiting, key=lambda batch: batch[0].shape[1:]):
+            self._count(*map(torch.cat, zip(*batches, strict=True)))
+
+    def _count(self, logits: Tensor, mask: Tensor) -> None:
+        prediction = logits.max(dim=1).indices  # on a CPU argmax takes five times as long
         matrix = pooled_confusion(prediction, mask, self.num_classes)
         self._matrix = matrix if self._matrix is None else self._matrix + matrix
 
     def counted(self) -> Tensor | None:
         """What this rank has counted so far: (K, K) int64 on the CPU, None without any batch."""
+        self._count_waiting()
         return None if self._matrix is None else self._matrix.cpu()
 
     def take_up(self, matrix: Tensor, device: torch.device) -> None:

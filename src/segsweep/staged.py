@@ -64,6 +64,15 @@ class StagedTraining(pl.LightningModule):
         self._plateau: tuple[ReduceLROnPlateau, str] | None = None  # and the metric that it watches
         self._plateau_state: dict[str, Any] | None = None  # of the checkpoint that is continued
 
+    def _on_before_batch_transfer(self, batch: Any, dataloader_idx: int = 0) -> Any:
+        """Batches are made where they are needed; Lightning looks in each step who might move them."""
+        return batch
+
+    def _apply_batch_transfer_handler(
+        self, batch: Any, device: torch.device | None = None, dataloader_idx: int = 0
+    ) -> Any:
+        return batch
+
     @property
     def stage(self) -> Stage:
         """The present stage."""

@@ -196,7 +196,7 @@ def _trainer(parts: Sequence[Parts], plain: dict[str, Any], folder: Path, seeds:
     """The trainer of the whole group, which shows nothing and saves no weights itself: its members' callbacks do."""
     from pytorch_lightning.callbacks import RichProgressBar
 
-    from segsweep import callbacks, checkpoints
+    from segsweep import callbacks, checkpoints, shortcuts
     from segsweep.stacked import GroupCheckpointIO, MemberCallbacks, OwnTrainer
 
     trainers, members = [vars(own.trainer) for own in parts], [_member(own) for own in parts]
@@ -208,12 +208,12 @@ def _trainer(parts: Sequence[Parts], plain: dict[str, Any], folder: Path, seeds:
     last = checkpoints.LastCheckpoints(folder, every, both)
     changed = {
         "enable_progress_bar": bool(bars),
-        "profiler": plain["trainer"].get("profiler") or callbacks.Unprofiled(),
+        "profiler": plain["trainer"].get("profiler") or shortcuts.Unprofiled(),
         "logger": False,
     }
     trainer = make_partial({**arguments(plain, "trainer"), **changed})(
         default_root_dir=folder.parent,
-        callbacks=callbacks.without_idle_hooks([*bars, both, last, callbacks.SignalStop()]),
+        callbacks=shortcuts.without_idle_hooks([*bars, both, last, callbacks.SignalStop()]),
         plugins=[GroupCheckpointIO(seeds)],
     )
     for member, own in zip(members, parts, strict=True):
