@@ -100,7 +100,8 @@ def child(line: Sequence[str], overrides: Sequence[str]) -> None:
 def plan(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """The runs, contestants by turns."""
     scenes = [f"data.num_{split}={num}" for split, num in zip(SPLITS, args.digits, strict=True)]
-    sets = {"digits": [*DIGITS, *scenes]} if any(args.digits) else {}
+    sizes = "/".join(map(str, args.digits))
+    sets = {f"digits {sizes}": [*DIGITS, *scenes]} if any(args.digits) else {}
     if args.camvid is not None:
         sets["CamVid 180x240"] = [*CAMVID, f"data.root={args.camvid.resolve()}"]
     for seed in args.seeds:
@@ -108,7 +109,8 @@ def plan(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
             facts = (f"trainer={args.device}", f"trainer.max_epochs={args.epochs}", f"seed={seed}")
             for contestant in (OURS, TUTORIAL):
                 overrides = [*data, *MODEL, *facts]
-                yield {"data": name, "by": contestant, "seed": seed, "epochs": args.epochs, "overrides": overrides}
+                run = {"data": name, "epochs": args.epochs, "device": args.device, "seed": seed, "by": contestant}
+                yield {**run, "overrides": overrides}
 
 
 def finished(out: Path) -> list[dict[str, Any]]:
@@ -117,18 +119,17 @@ def finished(out: Path) -> list[dict[str, Any]]:
 
 
 def print_results(out: Path) -> None:
-    """Means over seeds, and the mean of the paired differences."""
-    scores: dict[tuple[str, int], dict[str, dict[int, float]]] = {}
+    """Means over the seeds that both have, and the mean of the paired differences."""
+    scores: dict[tuple[str, int, str], dict[str, dict[int, float]]] = {}
     for line in finished(out):
-        found = scores.setdefault((line["data"], line["epochs"]), {OURS: {}, TUTORIAL: {}})
+        found = scores.setdefault((line["data"], line["epochs"], line["device"]), {OURS: {}, TUTORIAL: {}})
         found[line["by"]][line["seed"]] = line["test/miou"]
     rows = []
-    for (data, epochs), by in scores.items():
-        seeds = sorted(by[OURS].keys() & by[TUTORIAL].keys())
-        differences = [by[OURS][seed] - by[TUTORIAL][seed] for seed in seeds]
-        cells = [_mean(list(values)) for values in (by[OURS].values(), by[TUTORIAL].values(), differences)]
-        rows.append((f"{data}, {epochs} epochs", len(seeds), *cells))
-    print("Mean over seeds and standard deviation.\n")
+    for (data, epochs, device), by in scores.items():
+        pairs = [(by[OURS][seed], by[TUTORIAL][seed]) for seed in sorted(by[OURS].keys() & by[TUTORIAL].keys())]
+        columns = [[a for a, _ in pairs], [b for _, b in pairs], [a - b for a, b in pairs]]
+        rows.append((f"{data}, {epochs} epochs, {device}", len(pairs), *map(_mean, columns)))
+    print("Mean over pairs of one seed and standard deviation.\n")
     print_table(("test mIoU", "pairs", OURS, TUTORIAL, "difference"), rows)
 
 
@@ -156,7 +157,7 @@ def main() -> None:
     print_head("Accuracy: the script of a tutorial", "segmentation-models-pytorch", "albumentations")
     if not args.table and not missing("albumentations", "the tutorial's script"):
         args.out.parent.mkdir(parents=True, exist_ok=True)
-        keys = ("data", "by", "seed", "epochs")
+        keys = ("data", "epochs", "device", "seed", "by")
         done = [[line[key] for key in keys] for line in finished(args.out)]
         with workplace() as folder:
             for run in plan(args):

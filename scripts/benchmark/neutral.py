@@ -10,7 +10,9 @@ weights. Settings that are part of the identity stand below them as a control: t
 
 import hashlib
 import json
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from measure import parser, print_head, print_table, run_python, run_segsweep, workplace
@@ -66,12 +68,28 @@ def main() -> None:
         for number, (name, changed) in enumerate({**NEUTRAL, **CHANGING}.items()):
             found = train([*line, *changed], folder, f"run{number}")
             rows.append((name if name in NEUTRAL else f"control: {name}", *found, _verdict(found, as_shipped)))
+        with threads(1):
+            found = train(line, folder, "one_thread")
+            rows.append(("control: one thread", *found, _verdict(found, as_shipped)))
         run_python(["-c", WITHOUT_ALLOCATOR, *line, f"hydra.run.dir={folder / 'returned'}"], folder)
         found = outcome(folder / "returned")
         rows.insert(len(NEUTRAL) + 1, ("memory given back at every step", *found, _verdict(found, as_shipped)))
     print_table(("setting", "test mIoU", "test loss", "digest of metrics and weights", "against as shipped"), rows)
     differs = [row[0] for row in rows[1 : len(NEUTRAL) + 2] if row[-1] != "equal"]
     raise SystemExit(f"error: not neutral: {', '.join(differs)}" if differs else 0)
+
+
+@contextmanager
+def threads(number: int) -> Iterator[None]:
+    """Has runs compute with so many."""
+    before = os.environ.get("OMP_NUM_THREADS")
+    os.environ["OMP_NUM_THREADS"] = str(number)
+    try:
+        yield
+    finally:
+        os.environ.pop("OMP_NUM_THREADS")
+        if before is not None:
+            os.environ["OMP_NUM_THREADS"] = before
 
 
 def _verdict(found: object, base: object) -> str:

@@ -18,6 +18,8 @@ from pathlib import Path
 from bare import settled
 from measure import parser, print_head, print_table, run_segsweep, spread, workplace
 
+from segsweep.compiling import compile_mistake
+
 OPTIONS = {
     "float32": ("trainer.precision=32-true",),
     "bf16-mixed": ("trainer.precision=bf16-mixed",),
@@ -28,13 +30,14 @@ CAMVID = ("data=camvid", "data.size=[180,240]", "data.batch_size=8", "augment=st
 
 
 def available(options: Mapping[str, Sequence[str]]) -> dict[str, Sequence[str]]:
-    """Those that this version has; of the others it is said."""
+    """Those that this version has and this machine can run; of the others it is said."""
     trainer = settled([])["trainer"]
     found = {}
     for name, overrides in options.items():
         lacking = [key for o in overrides if (key := o.partition("=")[0]).removeprefix("trainer.") not in trainer]
-        if lacking:
-            print(f"left out: {name}: there is no {', '.join(lacking)}\n")
+        reason = f"there is no {', '.join(lacking)}" if lacking else compile_mistake(settled(overrides)["trainer"])
+        if reason:
+            print(f"left out: {name}: {reason}\n")
         else:
             found[name] = overrides
     return found

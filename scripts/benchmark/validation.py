@@ -4,10 +4,12 @@
     python scripts/benchmark/validation.py --device cuda --batch-size 64
 
 A validation reads the images, segments them, computes the loss, and counts for each image what every metric follows
-from: confusion, boundaries, calibration. Inference is the forward pass on batches that are ready.
+from: confusion, boundaries, calibration. Inference is the forward pass on batches that are ready. The third contestant
+is what a user waits for: Lightning's loop around the validation, and the pictures that it draws for TensorBoard.
 """
 
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,8 @@ from shipped import be_quiet
 
 from segsweep.config import build, build_model
 from segsweep.losses import adapt
+
+INFERENCE = "inference alone"
 
 
 def contestants(plain: dict[str, Any], folder: Path) -> dict[str, Any]:
@@ -52,8 +56,12 @@ def contestants(plain: dict[str, Any], folder: Path) -> dict[str, Any]:
                 task.validation_step(batch, i)
             task.eval_counts.compute()
 
+    def whole() -> None:
+        parts.trainer.validate(parts.task, datamodule=parts.data, verbose=False)
+
     model(ready[0])
-    return {"inference alone": lambda: timed(bare), "validation": lambda: timed(shipped)}
+    runs = {INFERENCE: bare, "validation": shipped, "validation with Lightning's loop and pictures": whole}
+    return {name: partial(timed, run) for name, run in runs.items()}
 
 
 def main() -> None:
@@ -69,9 +77,9 @@ def main() -> None:
         plain = settled([*data, *facts, *overrides])
         prepare(plain)
         found = take_turns(contestants(plain, folder / "run"), args.rounds)
-    speeds = [spread(values, 1) for values in found.values()]
-    share = spread(ratios(found["validation"], found["inference alone"]), 3)
-    print_table(("images/s", *found, "ratio"), [(f"{args.size[0]}x{args.size[1]}", *speeds, share)])
+    print(f"{args.size[0]}x{args.size[1]}, batch {args.batch_size}, {args.images} images")
+    rows = [(name, spread(values, 1), spread(ratios(values, found[INFERENCE]), 3)) for name, values in found.items()]
+    print_table(("", "images/s", "of inference alone"), rows)
 
 
 if __name__ == "__main__":

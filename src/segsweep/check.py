@@ -24,7 +24,7 @@ from segsweep.config import (
 )
 from segsweep.hints import did_you_mean, override
 from segsweep.signatures import Choices, Defaults, check_node, shown
-from segsweep.trials import TRIALS
+from segsweep.trials import TRAINER_ALLOWED, TRIALS
 
 # Arguments that ``config.build`` passes itself.
 _PASSED = {
@@ -166,6 +166,8 @@ def _check_group(group: str, plain: dict[str, Any], choices: Choices) -> list[st
 def _nodes(group: str, plain: dict[str, Any]) -> tuple[dict[str, Any], ...]:
     """The ``_target_`` nodes of a group: one, but for the data, whose keys serve the source and the DataModule."""
     node = arguments(plain, group)
+    if group == "trainer":
+        node = {key: value for key, value in node.items() if key not in TRAINER_ALLOWED}
     try:
         return data_nodes(node) if group == "data" else (node,)
     except Exception:  # Hydra raises its own and plain ones; check_node names what is wrong with the target

@@ -12,11 +12,13 @@ from segsweep.config import arguments, data_nodes, make, make_partial
 from segsweep.hints import written
 from segsweep.signatures import HYDRA_KEYS, Defaults, check_node, shown
 
-_TRAINER_ALLOWED: dict[str, tuple[Any, ...]] = {
+_SCALED = "16-mixed"
+# Narrower than what Lightning takes, so its own signature is not asked.
+TRAINER_ALLOWED: dict[str, tuple[Any, ...]] = {
     "accelerator": ("cpu", "gpu"),
     "num_nodes": (1,),
     "strategy": ("auto", "ddp", "fsdp"),
-    "precision": ("32-true", "bf16-mixed", "16-mixed"),
+    "precision": ("32-true", "bf16-mixed", _SCALED),
     "gradient_clip_algorithm": (None, "norm", "value"),
     "on_oom": ("fail", "halve"),
     "enable_checkpointing": (True,),  # a run without checkpoints could be neither scored nor continued
@@ -43,9 +45,10 @@ def _try_trainer(plain: dict[str, Any], defaults: Defaults) -> list[str]:
     if not isinstance(shows, dict):
         return [*lines, "trainer.tensorboard is no mapping; leave it out, or give pictures_every, pr_curves and graph"]
     lines += check_node("trainer.tensorboard", {"_target_": "segsweep.board.Board", **shows}, set(), defaults)
-    for key, allowed in _TRAINER_ALLOWED.items():
+    for key, allowed in TRAINER_ALLOWED.items():
         if node.get(key) not in allowed:
-            lines.append(f"trainer.{key}={shown(node.get(key))}: use {' or '.join(map(shown, allowed))}")
+            offered = [one for one in allowed if one != _SCALED or node.get("accelerator") != "cpu"]
+            lines.append(f"trainer.{key}={shown(node.get(key))}: use {' or '.join(map(shown, offered))}")
     lines += sharing_mistakes(plain)
     if not isinstance(node.get("max_epochs"), int) or node["max_epochs"] < 1:
         lines.append(
@@ -71,7 +74,7 @@ def _try_trainer(plain: dict[str, Any], defaults: Defaults) -> list[str]:
 
 def _scaled_mistakes(trainer: dict[str, Any], is_fused: object) -> list[str]:
     """What ``precision=16-mixed``, which scales gradients, does not go with."""
-    if trainer.get("precision") != "16-mixed":
+    if trainer.get("precision") != _SCALED:
         return []
     if trainer.get("accelerator") == "cpu":  # Lightning would train in bf16 and say so nowhere
         return ["trainer.precision=16-mixed is for GPUs. Use bf16-mixed on a CPU, or auto for what it has natively"]
