@@ -96,7 +96,7 @@ def test_completion_knows_options():
         (["optimizer.lr=abc"], ["optimizer.lr='abc'", "valid number", "0.005, in conf/optimizer/adamw.yaml"]),
         (["optimizer.lr=-1"], ["optimizer.lr=-1", "Invalid learning rate", "default is 0.005"]),
         (["trainer.max_epochs=1.5"], ["trainer.max_epochs=1.5", "valid integer", "default is 8"]),
-        (["trainer=cpu", "trainer.precision=fp8"], ["trainer.precision='fp8': use '32-true' or 'bf16-mixed'\n"]),
+        (["trainer=cpu", "trainer.precision=fp8"], ["trainer.precision='fp8': use '32-true' or 'bf16-mixed'"]),
         (["+trianer.max_epochs=3"], ["trianer: unknown key", "Did you mean 'trainer'?"]),
         (["+optimizer.momentun=0.9"], ["optimizer.momentun: unknown key"]),
         (["+trainer.max_epoch=3"], ["trainer.max_epoch: unknown key", "Did you mean 'max_epochs'?"]),
@@ -134,10 +134,7 @@ def test_completion_knows_options():
         (["trainer.early_stopping=null"], ["trainer.early_stopping is no pair"]),
         (["trainer.max_epochs=0"], ["trainer.max_epochs=0: give 1 or more"]),
         (["trainer.accumulate_grad_batches=0"], ["trainer.accumulate_grad_batches=0: give 1 or more"]),
-        (
-            ["trainer.gradient_clip_val=-1", "trainer.precision=fp8"],
-            ["trainer.gradient_clip_val=-1: give a number above 0", "trainer.precision='fp8': use '32-true'"],
-        ),
+        (["trainer.gradient_clip_val=-1"], ["trainer.gradient_clip_val=-1: give a number above 0"]),
         (["trainer.gradient_clip_algorithm=foo"], ["trainer.gradient_clip_algorithm='foo': use null or 'norm'"]),
         (["trainer=cpu", "trainer.precision=16-mixed"], ["trainer.precision=16-mixed is for GPUs"]),
         (["trainer.devices=2"], ["trainer.devices=2: trainer.strategy=auto does not share", "trainer=ddp"]),
@@ -181,6 +178,12 @@ def test_a_line_reads_as_a_sentence(composer):
 def test_a_correct_config_has_no_mistakes(composer):
     assert value_mistakes(composer) == []
     assert value_mistakes(composer, "model=reseg", "model.cell=lstm", "optimizer=sgd", "scheduler=plateau") == []
+
+
+def test_a_precision_that_there_is_not_hides_no_other_mistake(composer):
+    lines = value_mistakes(composer, "trainer=cpu", "trainer.precision=fp8", "trainer.ema=3")
+    assert lines[0] == "trainer.precision='fp8': use '32-true' or 'bf16-mixed'"
+    assert [line.split(" ")[0] for line in lines[1:]] == ["trainer.ema=3"]
 
 
 def test_missing_values_do_not_hide_other_mistakes(composer):
