@@ -43,9 +43,8 @@ class Windows:
             raise ValueError("images of different sizes have no common window; cut one")
         index = index.to(self.images.device, non_blocking=True)
         height, width = self.size
-        return self.images.view(-1, height, width, self.images.shape[1])[index], self.masks.view(-1, height, width)[
-            index
-        ]
+        images = self.images.view(-1, height, width, self.images.shape[1])
+        return images.index_select(0, index), self.masks.view(-1, height, width).index_select(0, index)
 
     def cut(self, index: Tensor, corner_N2: Tensor, size: tuple[int, int], ignore_index: int) -> tuple[Tensor, Tensor]:
         """Windows of one size, one from each image.
@@ -69,13 +68,18 @@ class Windows:
         )
         pixel = first[:, :, None] + columns[:, None, :]  # (N, h, w)
         inside = is_row[:, :, None] & is_column[:, None, :]
-        mask = torch.where(inside, self.masks[pixel], ignore_index)
-        return self.images[pixel], mask
+        mask = torch.where(inside, _at(self.masks, pixel), ignore_index)
+        return _at(self.images, pixel), mask
 
     def classes_at(self, index: Tensor, y_NT: Tensor, x_NT: Tensor) -> Tensor:
         """Mask values at (N, T) pixels of the images: (N, T) uint8, on the CPU, which waits for the device."""
         pixel = self.starts[index, None] + y_NT * self.sizes[index, 1:] + x_NT
-        return self.masks[pixel.to(self.masks.device)].cpu()
+        return _at(self.masks, pixel.to(self.masks.device)).cpu()
+
+
+def _at(pixels: Tensor, index: Tensor) -> Tensor:
+    """``pixels[index]`` by whole rows, which on a CPU takes a third of the time or less."""
+    return pixels.index_select(0, index.flatten()).view(*index.shape, *pixels.shape[1:])
 
 
 def _mirror(position: Tensor, size: Tensor) -> tuple[Tensor, Tensor]:
