@@ -116,6 +116,11 @@ def test_a_class_may_have_the_number_that_is_left_out(maps):
     ]
 
 
+def test_no_image_has_sums_of_zero():
+    sums = class_sums(torch.zeros(0, CLASSES, 2, 2), torch.zeros(0, 2, 2, dtype=torch.int64), IGNORED)
+    assert all(torch.equal(found, torch.zeros(CLASSES)) for found in sums)
+
+
 def test_both_ways_to_sum_by_class_agree(maps):
     logits, mask = maps
     valid = mask != IGNORED

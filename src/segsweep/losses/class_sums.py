@@ -107,7 +107,7 @@ def _pieces(logits_NKHW: Tensor, *maps: Tensor) -> Iterator[tuple[Tensor, ...]]:
         return
     rows = min(height, max(1, _PIECE // (channels * width)))
     images = max(1, _PIECE // (channels * width * height))
-    for n in range(0, num, images):
+    for n in range(0, max(num, 1), images):  # a batch without images has sums, too
         for y in range(0, height, rows):
             yield tuple(x[n : n + images, ..., y : y + rows, :] for x in (logits_NKHW, *maps))
 
