@@ -71,6 +71,7 @@ for batch in 8 64; do "$python" scripts/benchmark/step.py --device cuda --batch-
 "$python" scripts/benchmark/step.py --device cuda --model null || failed=1
 "$python" scripts/benchmark/where.py --device cuda --picture "$out/step_profile_cuda.svg" || failed=1
 "$python" scripts/benchmark/validation.py --device cuda || failed=1
+"$python" scripts/benchmark/passes.py --device cuda --batch-size 64 || failed=1
 for mode in default reduce-overhead; do
     check "compile-$mode" train "compile-$mode" trainer.max_epochs=2 "trainer.compile=$mode"
 done

@@ -17,6 +17,7 @@ SHORT = {
     "step": "step.py --pairs 3 --block 4 --blocks 3",
     "null": "step.py --model null --rounds 3 --steps 300",
     "where": "where.py --steps 3",
+    "passes": "passes.py --rounds 3",
     "validation": "validation.py --rounds 3 --images 16",
     "start": "start.py --repeats 3",
     "sweep": "sweep.py --rounds 1 --few 2 --many 4",
