@@ -333,14 +333,14 @@ def test_no_label_is_trained_on(start, monkeypatch):
     """A run whose training masks are all something else has the same losses."""
     from segsweep.data.batches import TrainBatches
 
-    make = TrainBatches._batch
+    make = TrainBatches.finished
 
     def garbled(self, *arguments):
         found = make(self, *arguments)
         return found._replace(mask=(found.mask * 0 + 3))
 
     straight = read_record(start("straight", *SMALL))["metrics"]
-    monkeypatch.setattr(TrainBatches, "_batch", garbled)
+    monkeypatch.setattr(TrainBatches, "finished", garbled)
     other = read_record(start("garbled", *SMALL))["metrics"]
     assert other["train/loss"] == straight["train/loss"]
     assert other["test/miou"] == straight["test/miou"]
