@@ -92,6 +92,28 @@ def test_large_logits_neither_overflow_nor_vanish(maps):
     assert gradient(fused, large, mask).isfinite().all()
 
 
+def test_sums_of_many_pixels_are_as_exact_as_those_of_few():
+    """What nearly all pixels agree on: a Dice loss is the small difference of two large sums."""
+    generator = torch.Generator().manual_seed(0)
+    mask = torch.randint(0, 2, (4, 512, 512), generator=generator)
+    logits = 12.0 * F.one_hot(mask, 2).movedim(-1, 1) + 0.5 * torch.randn(4, 2, 512, 512, generator=generator)
+    p = logits.double().softmax(dim=1)
+    truth = F.one_hot(mask, 2).movedim(-1, 1)
+    sums = class_sums(logits, mask, IGNORED)
+    exact = p.sum((0, 2, 3)) - (p * truth).sum((0, 2, 3))
+    assert (sums.predicted - sums.overlap).tolist() == pytest.approx(exact.tolist(), abs=0.1)  # of 500,000 each
+    entropy = -(logits.double().log_softmax(dim=1) * truth).sum((0, 2, 3))
+    assert sums.entropy.tolist() == pytest.approx(entropy.tolist(), rel=1e-4)
+
+
+def test_what_is_added_to_all_logits_changes_nothing(maps):
+    logits, mask = ((8 * maps[0]).round() / 8, maps[1])  # so that the sum below is exact
+    shifted = logits + 2.0**14
+    for found, expected in zip(fused(shifted, mask), fused(logits, mask), strict=True):
+        assert torch.equal(found, expected)
+    assert torch.equal(gradient(fused, shifted, mask), gradient(fused, logits, mask))
+
+
 def test_what_is_not_finite_is_not_hidden(maps):
     logits, mask = maps
     mask[0, 0, 0] = 0

@@ -140,6 +140,29 @@ def test_settings_come_from_the_command_line(make):
     assert make("loss.cross_entropy.weights=enet").terms["cross_entropy"].class_weights.weighting == "enet"
 
 
+def test_a_term_derived_from_one_of_ours_is_asked_itself(example):
+    class Twice(losses.Dice):
+        def forward(self, output, batch):
+            return 2 * super().forward(output, batch)
+
+    logits, mask = example
+    terms = {"twice": Twice(IGNORED), "dice": losses.Dice(IGNORED), "jaccard": losses.Jaccard(IGNORED)}
+    values = losses.WeightedSum(dict.fromkeys(terms, 1.0), **terms)(SegmenterOutput(logits), batch_of(mask))
+    assert values["twice"].item() == pytest.approx(2 * values["dice"].item(), rel=1e-6)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_alone_and_among_others_a_term_has_the_same_value(make, example, smoothing):
+    logits, mask = example
+    mask[:, 2] = IGNORED
+    both = make(f"loss.cross_entropy.label_smoothing={smoothing}", "loss.cross_entropy.weights=enet")
+    losses.adapt(both, torch.arange(22).view(2, 11))
+    together = both(SegmenterOutput(logits), batch_of(mask))
+    for name in ("cross_entropy", "dice"):
+        alone = both.terms[name](SegmenterOutput(logits), batch_of(mask))
+        assert alone.item() == pytest.approx(together[name].item(), rel=1e-6)
+
+
 class Own(torch.nn.Module):
     """A user's term, as docs/losses.md shows it."""
 

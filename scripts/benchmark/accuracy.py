@@ -122,14 +122,14 @@ def print_results(out: Path) -> None:
     """Means over the seeds that both have, and the mean of the paired differences."""
     scores: dict[tuple[str, int, str], dict[str, dict[int, float]]] = {}
     for line in finished(out):
-        found = scores.setdefault((line["data"], line["epochs"], line["device"]), {OURS: {}, TUTORIAL: {}})
+        found = scores.setdefault((line["data"], line["epochs"], line.get("device", "cpu")), {OURS: {}, TUTORIAL: {}})
         found[line["by"]][line["seed"]] = line["test/miou"]
     rows = []
     for (data, epochs, device), by in scores.items():
         pairs = [(by[OURS][seed], by[TUTORIAL][seed]) for seed in sorted(by[OURS].keys() & by[TUTORIAL].keys())]
         columns = [[a for a, _ in pairs], [b for _, b in pairs], [a - b for a, b in pairs]]
         rows.append((f"{data}, {epochs} epochs, {device}", len(pairs), *map(_mean, columns)))
-    print("Mean over pairs of one seed and standard deviation.\n")
+    print("Mean and standard deviation over pairs, which share the number of a seed and the images.\n")
     print_table(("test mIoU", "pairs", OURS, TUTORIAL, "difference"), rows)
 
 
@@ -158,7 +158,7 @@ def main() -> None:
     if not args.table and not missing("albumentations", "the tutorial's script"):
         args.out.parent.mkdir(parents=True, exist_ok=True)
         keys = ("data", "epochs", "device", "seed", "by")
-        done = [[line[key] for key in keys] for line in finished(args.out)]
+        done = [[line.get(key) for key in keys] for line in finished(args.out)]
         with workplace() as folder:
             for run in plan(args):
                 if [run[key] for key in keys] in done:

@@ -42,13 +42,13 @@ def plain_loss(logits: Tensor, mask: Tensor) -> Tensor:
 
 def timed(x: Tensor, function: Callable[[Tensor], Tensor]) -> Callable[[], float]:
     """Milliseconds of a function, and of its backward pass."""
+    gradient = torch.ones_like(function(x))
 
     def run() -> float:
         variable = x.detach().requires_grad_()
         wait_for(x.device)
         start = time.perf_counter()
-        result = function(variable)
-        result.backward(torch.ones_like(result))
+        function(variable).backward(gradient)
         wait_for(x.device)
         return 1e3 * (time.perf_counter() - start)
 

@@ -37,6 +37,7 @@ def contestants(plain: dict[str, Any], folder: Path) -> dict[str, Any]:
     is_bf16 = plain["trainer"]["precision"] == "bf16-mixed"
 
     def timed(run: Any) -> float:
+        parts.task.to(device)  # Lightning leaves it on the CPU
         wait_for(device)
         start = time.perf_counter()
         run()

@@ -24,7 +24,7 @@ from segsweep.config import (
 )
 from segsweep.hints import did_you_mean, override
 from segsweep.signatures import Choices, Defaults, check_node, shown
-from segsweep.trials import TRAINER_ALLOWED, TRIALS
+from segsweep.trials import TRIALS
 
 # Arguments that ``config.build`` passes itself.
 _PASSED = {
@@ -167,7 +167,8 @@ def _nodes(group: str, plain: dict[str, Any]) -> tuple[dict[str, Any], ...]:
     """The ``_target_`` nodes of a group: one, but for the data, whose keys serve the source and the DataModule."""
     node = arguments(plain, group)
     if group == "trainer":
-        node = {key: value for key, value in node.items() if key not in TRAINER_ALLOWED}
+        # Its trial takes fewer than Lightning does.
+        node = {key: value for key, value in node.items() if key != "precision"}
     try:
         return data_nodes(node) if group == "data" else (node,)
     except Exception:  # Hydra raises its own and plain ones; check_node names what is wrong with the target

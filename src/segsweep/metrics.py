@@ -28,6 +28,7 @@ from segsweep.counting import (
 from segsweep.sharing import gather, gather_rows
 
 _MOST_WAITING = 1 << 18  # values of logits that are kept to be counted together
+_MOST_BATCHES = 64
 
 VERSION = 1  # part of every record: runs scored by another definition are never ranked together
 
@@ -187,9 +188,9 @@ class Confusion:
         """Adds a batch: logits (N, K, H, W) at the size of the mask (N, H, W); masks of K and more are left out."""
         logits = logits.detach()
         self._num_waiting += logits.numel()
-        if self._num_waiting < _MOST_WAITING:
-            # A copy: a CUDA graph writes its next logits to the same place.
-            self._waiting.append((logits.clone(), mask))
+        if self._num_waiting < _MOST_WAITING and len(self._waiting) < _MOST_BATCHES:
+            # Copies: a CUDA graph writes its next logits to the same place, and a part of a mask keeps the whole alive.
+            self._waiting.append((logits.clone(), mask.clone()))
             return
         self._count_waiting()
         self._count(logits, mask)

@@ -13,8 +13,7 @@ from segsweep.hints import written
 from segsweep.signatures import HYDRA_KEYS, Defaults, check_node, shown
 
 _SCALED = "16-mixed"
-# Narrower than what Lightning takes, so its own signature is not asked.
-TRAINER_ALLOWED: dict[str, tuple[Any, ...]] = {
+_TRAINER_ALLOWED: dict[str, tuple[Any, ...]] = {
     "accelerator": ("cpu", "gpu"),
     "num_nodes": (1,),
     "strategy": ("auto", "ddp", "fsdp"),
@@ -45,7 +44,7 @@ def _try_trainer(plain: dict[str, Any], defaults: Defaults) -> list[str]:
     if not isinstance(shows, dict):
         return [*lines, "trainer.tensorboard is no mapping; leave it out, or give pictures_every, pr_curves and graph"]
     lines += check_node("trainer.tensorboard", {"_target_": "segsweep.board.Board", **shows}, set(), defaults)
-    for key, allowed in TRAINER_ALLOWED.items():
+    for key, allowed in _TRAINER_ALLOWED.items():
         if node.get(key) not in allowed:
             offered = [one for one in allowed if one != _SCALED or node.get("accelerator") != "cpu"]
             lines.append(f"trainer.{key}={shown(node.get(key))}: use {' or '.join(map(shown, offered))}")

@@ -28,6 +28,7 @@ class Reconstruction(nn.Module):
     """
 
     is_auxiliary = True
+    reads_logits = False
     needs_labels = False
     mean: Tensor
     std: Tensor
@@ -77,6 +78,7 @@ class Divergence(nn.Module):
     """
 
     is_auxiliary = True
+    reads_logits = False
     needs_labels = False
     step: Tensor
 

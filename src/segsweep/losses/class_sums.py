@@ -52,12 +52,7 @@ class FromSums(nn.Module):
 
     Args:
         ignore_index: mask value that is left out.
-
-    Attributes:
-        is_of_sums: whether ``of`` gives its value; a term may have settings that need more.
     """
-
-    is_of_sums = True
 
     def __init__(self, ignore_index: int) -> None:
         super().__init__()
@@ -66,6 +61,10 @@ class FromSums(nn.Module):
     def of(self, sums: ClassSums) -> Tensor:
         """The value of the term."""
         raise NotImplementedError
+
+    def takes_sums(self) -> bool:
+        """Whether ``of`` gives its value: not where a term has settings, or a class derived from it, that need more."""
+        return type(self).forward is FromSums.forward
 
     def forward(self, output: SegmenterOutput, batch: Batch) -> Tensor:
         """The value of the term, by itself."""
@@ -79,10 +78,10 @@ class _Sums(torch.autograd.Function):
     def forward(ctx: Any, logits: Tensor, mask: Tensor, ignore_index: int) -> tuple[Tensor, ...]:
         valid = mask != ignore_index
         truth = torch.where(valid, mask, 0)
-        log_norm = torch.empty(mask.shape, device=mask.device)
-        pieces = _pieces(logits, truth, valid, log_norm)
-        found = [_sums_of(*piece) for piece in pieces]
-        ctx.save_for_backward(logits, truth, valid, log_norm)
+        # What the softmax subtracts, and the logarithm of what it divides by: apart, as large logits would round both.
+        shift, log_norm = torch.empty((2, *mask.shape), device=mask.device)
+        found = [_sums_of(*piece) for piece in _pieces(logits, truth, valid, shift, log_norm)]
+        ctx.save_for_backward(logits, truth, valid, shift, log_norm)
         ctx.set_materialize_grads(False)
         num, *others = torch.stack(found).sum(dim=0).float()
         ctx.mark_non_differentiable(num)
@@ -91,11 +90,11 @@ class _Sums(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients_K: Tensor | None) -> tuple[Tensor | None, ...]:
-        logits, truth, valid, log_norm = ctx.saved_tensors
+        logits, *maps = ctx.saved_tensors
         gradient = torch.empty_like(logits)
-        for x, part, *labels in _pieces(logits, gradient, truth, valid, log_norm):
+        for x, part, *others in _pieces(logits, gradient, *maps):
             # Two steps: a copy that changes layout and precision at once takes half as long again.
-            part.copy_(_gradient_of(x, *labels, *gradients_K[1:]).to(part.dtype))
+            part.copy_(_gradient_of(x, *others, *gradients_K[1:]).to(part.dtype))
         return gradient, None, None
 
 
@@ -112,16 +111,20 @@ def _pieces(logits_NKHW: Tensor, *maps: Tensor) -> Iterator[tuple[Tensor, ...]]:
             yield tuple(x[n : n + images, ..., y : y + rows, :] for x in (logits_NKHW, *maps))
 
 
-def _sums_of(logits_NKHW: Tensor, truth_NHW: Tensor, valid_NHW: Tensor, log_norm_NHW: Tensor) -> Tensor:
-    """The sums of a piece: (5, K) float64. Fills in the logarithm of what the softmax divides by, inf where ignored."""
+def _sums_of(
+    logits_NKHW: Tensor, truth_NHW: Tensor, valid_NHW: Tensor, shift_NHW: Tensor, log_norm_NHW: Tensor
+) -> Tensor:
+    """The sums of a piece: (5, K) float64. Fills in the last two maps; a norm is infinite where pixels are ignored."""
     x = for_terms(logits_NKHW)
-    largest = x.amax(dim=1)
-    probability = (x - largest[:, None]).exp_()
+    torch.amax(x, dim=1, out=shift_NHW)
+    shifted = x - shift_NHW[:, None]
+    of_truth = _at(shifted, truth_NHW)
+    probability = shifted.exp_()
     norm = probability.sum(dim=1)
     probability.mul_(torch.where(valid_NHW, norm.reciprocal(), 0.0)[:, None])
-    log_norm = largest + norm.log()
+    log_norm = norm.log()
     log_norm_NHW.copy_(torch.where(valid_NHW, log_norm, torch.inf))
-    entropy = log_norm - _at(x, truth_NHW)
+    entropy = log_norm - of_truth
     of_classes = _by_class((None, entropy, _at(probability, truth_NHW)), truth_NHW, valid_NHW, x.shape[1])
     predicted = probability.sum((0, 2, 3))
     squared = probability.square_().sum((0, 2, 3))
@@ -138,7 +141,7 @@ def _by_class(
 
 def _by_counting(values_NHW: Tensor | None, truth_NHW: Tensor, valid_NHW: Tensor, num_classes: int) -> Tensor:
     cell = torch.where(valid_NHW, truth_NHW, num_classes).flatten()
-    weights = None if values_NHW is None else values_NHW.flatten()
+    weights = None if values_NHW is None else values_NHW.flatten().double()  # it adds one value after another
     return torch.bincount(cell, weights, minlength=num_classes + 1)[:num_classes]
 
 
@@ -153,6 +156,7 @@ def _gradient_of(
     logits_NKHW: Tensor,
     truth_NHW: Tensor,
     valid_NHW: Tensor,
+    shift_NHW: Tensor,
     log_norm_NHW: Tensor,
     entropy_K: Tensor | None,
     overlap_K: Tensor | None,
@@ -164,7 +168,8 @@ def _gradient_of(
     By the chain rule, with y the true class of a pixel and G the gradient of its probabilities:
     p_k (G_k - sum_j p_j G_j) of the softmax, and entropy_y (p_k - q_k) of the cross entropy.
     """
-    probability = (for_terms(logits_NKHW) - log_norm_NHW[:, None]).exp_()  # 0 where ignored
+    # 0 where ignored.
+    probability = (for_terms(logits_NKHW) - shift_NHW[:, None]).sub_(log_norm_NHW[:, None]).exp_()
     at_truth = torch.zeros_like(log_norm_NHW)  # what the true class gets alone
     everywhere = torch.zeros_like(log_norm_NHW)  # what is multiplied by the probability of each class
     if overlap_K is not None:

@@ -50,18 +50,20 @@ class CrossEntropy(FromSums):
         self.class_weights = ClassWeights(num_classes, weights)
         self.label_smoothing = label_smoothing
         self.hard_fraction = hard_fraction
-        self.is_of_sums = label_smoothing == 0 and hard_fraction == 1
+
+    def takes_sums(self) -> bool:
+        """Not with smoothed labels, nor where some pixels are left out."""
+        is_plain = self.label_smoothing == 0 and self.hard_fraction == 1
+        return type(self).forward is CrossEntropy.forward and is_plain
 
     def of(self, sums: ClassSums) -> Tensor:
-        """Scalar, 0 or more, if neither labels are smoothed nor some pixels left out."""
+        """Scalar, 0 or more."""
         weight_K: Tensor = self.class_weights()
         # Weights may well add up to less than 1.
         return (weight_K * sums.entropy).sum() / (weight_K * sums.truth).sum().clamp(min=1e-12)
 
     def forward(self, output: SegmenterOutput, batch: Batch) -> Tensor:
         """Scalar, 0 or more."""
-        if self.is_of_sums:
-            return super().forward(output, batch)
         logits, mask, ignored = for_terms(output.logits), batch.mask, self.ignore_index
         counted = mask != ignored
         if self.hard_fraction < 1:

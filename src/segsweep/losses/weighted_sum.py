@@ -22,7 +22,7 @@ class WeightedSum(nn.Module):
         terms: name -> factor, 0 or more; a term with factor 0 is not computed.
         **definitions: name -> module (output, batch) -> scalar, or None where the term does not apply to the model. One
             for each name in ``terms``. A module with ``is_auxiliary = True`` trains no logits, one with
-            ``needs_labels = False`` looks at images alone.
+            ``reads_logits = False`` does not look at them, one with ``needs_labels = False`` looks at images alone.
 
     Returns:
         dict with ``total`` and the unweighted value of each term that is computed, all scalar float32.
@@ -69,15 +69,17 @@ class WeightedSum(nn.Module):
     def _add_up(
         self, terms: Iterable[tuple[str, nn.Module]], output: SegmenterOutput, batch: Batch
     ) -> dict[str, Tensor]:
+        terms = list(terms)
+        of_sums = {name: term for name, term in terms if isinstance(term, FromSums) and term.takes_sums()}
         # What several terms need is computed once, and only if one does.
         sums = functools.cache(partial(class_sums, output.logits, batch.mask))
         ordered = functools.cache(lambda: output._replace(logits=for_terms(output.logits)))
         values = {}
         for name, term in terms:
-            if isinstance(term, FromSums) and term.is_of_sums:
-                value = term.of(sums(term.ignore_index))
+            if name in of_sums and len(of_sums) > 1:
+                value = of_sums[name].of(sums(of_sums[name].ignore_index))
             else:
-                value = term(output if _is_auxiliary(term) else ordered(), batch)
+                value = term(ordered() if getattr(term, "reads_logits", True) else output, batch)
             if value is not None:
                 values[name] = value
         if not values:

@@ -120,5 +120,5 @@ def with_own_gradient(resized: Tensor) -> Tensor:
 
 
 def _by_itself(gradient: Tensor) -> Tensor:
-    is_channels_last = gradient.stride(1) == 1
+    is_channels_last = gradient.dim() == 4 and gradient.stride(1) == 1
     return gradient.contiguous(memory_format=torch.channels_last) if is_channels_last else gradient
