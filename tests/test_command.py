@@ -10,6 +10,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from segsweep import command
+from segsweep.__main__ import main
 from segsweep.check import mistakes
 from segsweep.config import job_part
 from tests.conftest import options
@@ -222,10 +223,15 @@ def test_all_mistakes_are_named_at_once():
     assert [line.split(":")[0] for line in lines] == ["model=unett", "trainer.max_epoch", "optimizer.lr='abc'"]
 
 
-def test_a_mistake_stops_the_command_before_it_leaves_a_trace(tmp_path):
-    result = run("optimizer.lr=abc", "+trianer.max_epochs=3", cwd=tmp_path)
-    assert result.returncode == 1
-    lines = result.stderr.splitlines()
+@pytest.mark.usefixtures("in_process")
+def test_a_mistake_stops_the_command_before_it_leaves_a_trace(tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
+    monkeypatch.setattr(sys, "argv", ["segsweep", "optimizer.lr=abc", "+trianer.max_epochs=3"])
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert end.value.code == 1
+    lines = capfd.readouterr().err.splitlines()
     assert len(lines) == 2
     assert all(line.startswith("error: ") for line in lines)
     assert list(tmp_path.iterdir()) == []
