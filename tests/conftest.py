@@ -99,6 +99,14 @@ def _private_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
+def _speed_is_measured_in_a_moment() -> Iterator[None]:
+    """At the end of every run; nobody looks at it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("segsweep.cost._INFERENCE_S", 0.02)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
 def _config_files_are_parsed_once() -> Iterator[None]:
     """A config is made of some twenty files, and parsing them takes half of its time; a changed file is read again."""
     Plugins.instance()  # registers the class below, which is none that can be imported
@@ -136,9 +144,8 @@ def composer() -> Callable[..., DictConfig]:
 
 
 @pytest.fixture
-def start(composer, tmp_path, monkeypatch):
+def start(composer, tmp_path):
     """``start("folder", *overrides)`` trains there and returns the folder."""
-    monkeypatch.setattr("segsweep.cost._INFERENCE_S", 0.02)  # nobody looks at the speed
 
     def run(name, *overrides):
         folder = tmp_path / name
@@ -154,10 +161,15 @@ def finished(composer, tmp_path_factory):
     """A tiny run to start from, to prune or to learn from: model.widths=[4,8], seed=0. Not to be written to."""
     folder = tmp_path_factory.mktemp("finished") / "model=unet,seed=0"
     folder.mkdir()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("segsweep.cost._INFERENCE_S", 0.02)
-        train(composer(*TINY, "model.widths=[4,8]", "trainer.max_epochs=1"), folder, ORIGIN)
+    train(composer(*TINY, "model.widths=[4,8]", "trainer.max_epochs=1"), folder, ORIGIN)
     return folder
+
+
+@pytest.fixture
+def without_figures(monkeypatch):
+    """Drawing takes most of the time of a report, and only tests of its board look at what is drawn."""
+    monkeypatch.setattr("segsweep.report.board.ranking", lambda _: None)
+    monkeypatch.setattr("segsweep.report.board.pareto", lambda _: {})
 
 
 @pytest.fixture

@@ -32,12 +32,13 @@ PARAMETERS = {
     ("dense_cnn_32_64_128", ""): (28 * 32 + 289 * 64 + 577 * 128 + 4609 * 128 + 129 * 396, 0),
 }
 
-# Options whose code another one shares: the same class in other widths, or the door to a library that smp and segformer
-# go through as well. Of these `make test` sees the shape of what they return.
+# Options whose code another one shares: the same class with other values, or the door to a library that smp goes
+# through as well. Of these `make test` sees the shape of what they return.
 ALIKE = {
-    *("dense_cnn_16_32", "dense_cnn_32_64_128", "dense_cnn_fc1024"),
-    *("deeplabv3plus", "dpt", "fpn", "pspnet", "unetplusplus"),
+    *("dense_cnn_16_32", "dense_cnn_32_64_128", "dense_cnn_fc1024", "denoising_autoencoder"),
+    *("deeplabv3plus", "dpt", "fpn", "pspnet", "segformer", "unetplusplus"),
 }
+TRACED = {"unet", "reseg", "gated_sweep", "conv_autoencoder", "vae", "dense_cnn", "smp"}  # seconds for some others
 
 
 def widths(slow=()):
@@ -49,6 +50,7 @@ def widths(slow=()):
 
 every_model = widths()
 every_kind = widths(ALIKE)
+some_models = widths(set(MODELS) - TRACED)
 
 
 @pytest.fixture(scope="module")
@@ -200,7 +202,7 @@ def test_bfloat16_is_close_to_float32(learnt, name, narrow):
     assert (rounded - exact).norm() < (0.06 if name.startswith("segnet") else 0.015) * varies.norm()
 
 
-@every_kind
+@some_models
 @pytest.mark.filterwarnings("ignore:The tensor attributes .*_flat_weights")  # torch's own recurrent layers
 def test_it_can_be_exported(learnt, name, narrow):
     model, (image, _) = learnt[0], striped()

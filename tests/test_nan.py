@@ -73,8 +73,13 @@ def stopped(start, tmp_path, *overrides):
     return str(error.value)
 
 
-@pytest.mark.parametrize("step", [0, 4, 8])
-@pytest.mark.parametrize("what", ["loss", "gradient"])
+@pytest.mark.parametrize(
+    ("what", "step"),
+    [
+        *(("loss", 0), ("gradient", 4), ("loss", 8)),
+        *(pytest.param(*where, marks=pytest.mark.slow) for where in (("gradient", 0), ("loss", 4), ("gradient", 8))),
+    ],
+)
 def test_a_run_stops_before_its_weights_are_spoilt(start, tmp_path, spoiled, what, step):
     spoiled(what, step)
     message = stopped(start, tmp_path)

@@ -40,7 +40,9 @@ def test_an_end_that_was_interrupted_is_not_shown_twice(composer, tmp_path):
     assert "old" not in config
 
 
-@pytest.mark.parametrize("overrides", [["model=unet"], ["model=vae", "data.tile=[32,32]"]])
+@pytest.mark.parametrize(
+    "overrides", [["model=unet"], pytest.param(["model=vae", "data.tile=[32,32]"], marks=pytest.mark.slow)]
+)
 def test_without_a_latent_of_whole_images_nothing_is_written(composer, tmp_path, overrides):
     run(composer, tmp_path, *overrides)
     assert not (tmp_path / "projector_config.pbtxt").exists()

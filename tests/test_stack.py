@@ -35,7 +35,6 @@ STEPS = ["data.num_train=40", "trainer.max_epochs=2", "trainer.tensorboard.pictu
 @pytest.fixture
 def stack(composer, tmp_path, monkeypatch):
     """``stack("folder", [0, 1], *overrides)`` trains seeds as one and returns their folders."""
-    monkeypatch.setattr("segsweep.cost._INFERENCE_S", 0.02)
 
     def run(name, seeds, *overrides):
         members = []
@@ -111,7 +110,9 @@ def weights(folder):
     return [value for name, value in state.items() if name.startswith("model.") and not name.endswith(names)]
 
 
-@pytest.mark.parametrize("model", ["unet", "gated_sweep", "conv_autoencoder"])
+@pytest.mark.parametrize(
+    "model", ["conv_autoencoder", *(pytest.param(name, marks=pytest.mark.slow) for name in ("unet", "gated_sweep"))]
+)
 def test_in_double_precision_a_stack_is_its_models(composer, model):
     plain = settle(composer(*TINY, f"model={model}", *NARROW[model]))
     models = [build_model({**plain, "seed": seed}).double().train() for seed in (0, 1)]

@@ -288,7 +288,7 @@ def test_a_custom_loss_has_to_tell_which_terms_need_no_label(parts, batch):
         objective(model, batch, Reconstruction("mse", (0.5,), (0.5,)))
 
 
-@pytest.mark.parametrize("model", quick_ones("model", "unet", "renet", "segformer"))
+@pytest.mark.parametrize("model", quick_ones("model", "unet", "renet"))
 def test_every_model_with_an_encoder_can_be_pretrained_from_the_command_line(composer, model):
     overrides = [f"model={model}", *NARROW.get(model, ()), "regime=pretrain"]
     lines = mistakes(composer(*TINY, *overrides), {"model": model, "regime": "pretrain"})
@@ -353,7 +353,7 @@ def test_a_boundary_within_a_window_hands_over_no_gradient(start):
     assert set(trained) <= set(same_weights)  # whatever the learning rate, nothing moved them
 
 
-@pytest.mark.parametrize("scheduler", ["one_cycle", "cosine"])
+@pytest.mark.parametrize("scheduler", ["one_cycle", pytest.param("cosine", marks=pytest.mark.slow)])
 def test_schedules_fit_stages_of_gathered_batches(start, scheduler):
     overrides = ["regime=pretrain", "trainer.accumulate_grad_batches=2", f"scheduler={scheduler}"]
     assert read_record(start("run", *overrides, "data.num_train=20", "trainer.max_epochs=4"))["steps"] == 12
