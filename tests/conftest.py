@@ -145,12 +145,13 @@ def composer() -> Callable[..., DictConfig]:
 
 @pytest.fixture
 def start(composer, tmp_path):
-    """``start("folder", *overrides)`` trains there and returns the folder."""
+    """``start("folder", *overrides)`` trains there, a narrow U-Net unless a model is named, and returns the folder."""
 
     def run(name, *overrides):
         folder = tmp_path / name
         folder.mkdir(exist_ok=True)
-        train(composer(*TINY, *overrides), folder, ORIGIN)
+        narrow = [] if any(override.startswith("model") for override in overrides) else ["model.widths=[4,8]"]
+        train(composer(*TINY, *narrow, *overrides), folder, ORIGIN)
         return folder
 
     return run

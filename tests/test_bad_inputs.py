@@ -150,20 +150,28 @@ def printed_fixes(line):
     return [word for fix in [*fixes, *bare] for word in shlex.split(fix)]
 
 
-def quick_first(cases):
-    """Of those of one row that end alike the first is quick."""
-    ends, params = set(), []
+def quick_first(cases, kind_of):
+    """Of those that are alike the first is quick."""
+    kinds, params = set(), []
     for case in cases:
-        end = (case.row, "works" if isinstance(case.outcome, Works) else case.outcome[0].code)
-        params.append(pytest.param(case, id=str(case), marks=[pytest.mark.slow] * (end in ends)))
-        ends.add(end)
+        kind = kind_of(case)
+        params.append(pytest.param(case, id=str(case), marks=[pytest.mark.slow] * (kind in kinds)))
+        kinds.add(kind)
     return params
 
 
-@pytest.mark.parametrize("case", quick_first(CASES))
-def test_bad_input(case, tree, command, tmp_path):
+def end_of(case):
+    return case.row, "works" if isinstance(case.outcome, Works) else case.outcome[0].code
+
+
+def overrides_of(case, tree):
+    return [o.replace("ROOT/..", str(tree.root.parent)).replace("ROOT", str(tree.root)) for o in case.overrides]
+
+
+@pytest.mark.parametrize("case", quick_first(CASES, end_of))
+def test_bad_input(case, tree, command):
     case.spoil(tree)
-    overrides = [o.replace("ROOT/..", str(tmp_path)).replace("ROOT", str(tree.root)) for o in case.overrides]
+    overrides = overrides_of(case, tree)
     if isinstance(case.outcome, Works):
         result = command(*overrides, is_trained=case.outcome.is_trained)
         assert result.status == (0 if case.outcome.is_trained else REACHED), result.output
@@ -176,7 +184,17 @@ def test_bad_input(case, tree, command, tmp_path):
     for line in lines:
         for fix in printed_fixes(line):
             assert OverridesParser.create().parse_override(fix).key_or_group.startswith("data."), line
-    for cure in case.outcome[0].cures if len(lines) == 1 else ():
+
+
+CURABLE = [c for c in CASES if not isinstance(c.outcome, Works) and len(c.outcome) == 1 and c.outcome[0].cures]
+
+
+@pytest.mark.parametrize("case", quick_first(CURABLE, lambda case: tuple(bool(c.typed) for c in case.outcome[0].cures)))
+def test_what_a_message_suggests_helps(case, tree, command):
+    case.spoil(tree)
+    overrides = overrides_of(case, tree)
+    lines = refuse(command(*overrides), case.outcome)
+    for cure in case.outcome[0].cures:
         cured = command(*overrides, *cure.overrides(lines[0]))
         assert cured.status == REACHED, f"{cure} does not help: {cured.output}"
 

@@ -38,7 +38,8 @@ ALIKE = {
     *("dense_cnn_16_32", "dense_cnn_32_64_128", "dense_cnn_fc1024", "denoising_autoencoder"),
     *("deeplabv3plus", "dpt", "fpn", "pspnet", "segformer", "unetplusplus"),
 }
-TRACED = {"unet", "reseg", "gated_sweep", "conv_autoencoder", "vae", "dense_cnn", "smp"}  # seconds for some others
+# Learning a batch and tracing take seconds, and of most options these alone in `make test-all`.
+LEARNING = {"unet", "reseg", "gated_sweep", "conv_autoencoder", "vae", "dense_cnn", "smp"}
 
 
 def widths(slow=()):
@@ -50,7 +51,7 @@ def widths(slow=()):
 
 every_model = widths()
 every_kind = widths(ALIKE)
-some_models = widths(set(MODELS) - TRACED)
+some_models = widths(set(MODELS) - LEARNING)
 
 
 @pytest.fixture(scope="module")
@@ -179,13 +180,13 @@ def learnt(make, name, narrow):
     return model.eval(), losses
 
 
-@every_kind
+@some_models
 def test_one_batch_can_be_learnt(learnt, name, narrow):
     losses = learnt[1]
     assert losses[-1] < 0.5 * losses[0]
 
 
-@every_kind
+@some_models
 def test_bfloat16_is_close_to_float32(learnt, name, narrow):
     """bfloat16 keeps 8 bits: an operation is off by up to 0.4 %, at random, and the models here by 0.2 to 0.5 %.
 

@@ -72,7 +72,7 @@ def test_the_segmenter_takes_over_the_encoder_of_the_autoencoder_weight_for_weig
 
 def test_each_stage_trains_its_own_part(start, parts):
     folder = start("run", *PRETRAIN, "trainer.max_epochs=2")
-    model, _, _ = parts()
+    model, _, _ = parts("model.widths=[4,8]")
     fresh = {f"model.{name}": value for name, value in model.state_dict().items()}
     first, second = weights(folder, 0), weights(folder, 1)
     trained = [name for name in first if name.endswith("weight")]
@@ -86,7 +86,7 @@ def test_each_stage_trains_its_own_part(start, parts):
 
 def test_what_only_training_needs_is_not_kept(start, parts):
     best = load_file(start("run", *PRETRAIN) / "checkpoints" / "best.safetensors")
-    assert best.keys() == parts()[0].state_dict().keys()
+    assert best.keys() == parts("model.widths=[4,8]")[0].state_dict().keys()
 
 
 def test_every_stage_has_an_optimizer_and_a_schedule_of_its_own(start):
@@ -379,7 +379,9 @@ def test_a_plateau_schedule_goes_on_where_it_was(start, interrupted):
     assert sorted(path.name for path in (stopped / "checkpoints").glob("*.ckpt")) == ["last-3.ckpt", "last-4.ckpt"]
 
 
-@pytest.mark.parametrize("mix", ["cutmix", "classmix", "copy_paste"])
+@pytest.mark.parametrize(
+    "mix", ["classmix", *(pytest.param(n, marks=pytest.mark.slow) for n in ("cutmix", "copy_paste"))]
+)
 def test_mixing_takes_no_label_from_labelled_images(composer, mix):
     augment = ["augment=none", f"augment.mix={mix}", "augment.mix_probability=1.0", "data.labelled_fraction=0.25"]
     shown = {}

@@ -21,6 +21,7 @@ from segsweep.layout import layout
 from segsweep.run import read_record
 from segsweep.table import hyperparameters, write_row
 from segsweep.task import Task
+from tests.narrow import NARROW
 
 SMALL = ["model.widths=[4,8]"]
 DENSE = ["model=fc_densenet", "model.layers=[1,1]", "model.growth_rate=4", "model.first_channels=4"]
@@ -53,7 +54,7 @@ def row(folder):
 @pytest.fixture
 def mixed(start):
     """A CNN, an RNN over features and an autoencoder."""
-    options = {"unet": SMALL, "reseg": [], "conv_autoencoder": SMALL}
+    options = {"unet": SMALL, "reseg": NARROW["reseg"], "conv_autoencoder": SMALL}
     return [start(model, f"model={model}", *overrides) for model, overrides in options.items()]
 
 

@@ -28,7 +28,7 @@ def whole(composer, tmp_path_factory):
     """A run as ``start("run")`` gives it, for those that only look at it."""
     folder = tmp_path_factory.mktemp("whole") / "run"
     folder.mkdir()
-    train(composer(*TINY), folder, ORIGIN)
+    train(composer(*TINY, "model.widths=[4,8]"), folder, ORIGIN)
     return folder
 
 
@@ -236,6 +236,7 @@ def test_secrets_typed_on_the_command_line_are_not_kept():
     assert redact_overrides(["optimizer.lr=1", "+data.api_key=abc"]) == ["optimizer.lr=1", "+data.api_key=<redacted>"]
 
 
+@pytest.mark.slow
 def test_a_sweep_from_the_command_line(tmp_path):
     """Readable folders, a ledger, a log for each job."""
     command = [sys.executable, "-m", "segsweep", "-m", *TINY, "model.widths=[4,8]", "seed=0,1", "name=two"]
