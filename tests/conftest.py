@@ -166,6 +166,15 @@ def finished(composer, tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="session")
+def whole_run(composer, tmp_path_factory):
+    """What ``start("run")`` leaves, for tests that only look at it. Not to be written to."""
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    folder.mkdir()
+    train(composer(*TINY, "model.widths=[4,8]"), folder, ORIGIN)
+    return folder
+
+
 @pytest.fixture
 def without_figures(monkeypatch):
     """Drawing takes most of the time of a report, and only tests of its board look at what is drawn."""

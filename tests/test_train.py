@@ -23,15 +23,6 @@ from tests.narrow import NARROW
 FROZEN = ["model=reseg_vgg", *NARROW["reseg_vgg"], "augment=none"]
 
 
-@pytest.fixture(scope="module")
-def whole(composer, tmp_path_factory):
-    """A run as ``start("run")`` gives it, for those that only look at it."""
-    folder = tmp_path_factory.mktemp("whole") / "run"
-    folder.mkdir()
-    train(composer(*TINY, "model.widths=[4,8]"), folder, ORIGIN)
-    return folder
-
-
 @pytest.mark.slow
 def test_features_of_a_frozen_encoder_are_computed_once_and_change_nothing(start, monkeypatch):
     from segsweep.models.vgg import VGG16Trunk
@@ -102,15 +93,15 @@ def test_a_run_leaves_a_whole_folder(start, model):
     assert len(list((folder / "checkpoints").glob("last-*.ckpt"))) == 2
 
 
-def test_nothing_in_a_run_folder_names_a_place(whole):
-    for file in whole.rglob("*"):
+def test_nothing_in_a_run_folder_names_a_place(whole_run):
+    for file in whole_run.rglob("*"):
         if file.is_file() and file.suffix != ".ckpt":
-            assert str(whole.parent).encode() not in file.read_bytes(), file
+            assert str(whole_run.parent).encode() not in file.read_bytes(), file
 
 
-def test_tensorboard_holds_curves_pictures_config_and_one_final_row(whole):
-    assert len(list(whole.glob("events.out.*"))) == 2  # what grows while the run does, and the row of the table
-    events = EventAccumulator(str(whole)).Reload()
+def test_tensorboard_holds_curves_pictures_config_and_one_final_row(whole_run):
+    assert len(list(whole_run.glob("events.out.*"))) == 2  # what grows while the run does, and the row of the table
+    events = EventAccumulator(str(whole_run)).Reload()
     scalars = events.Tags()["scalars"]
     assert {"train/loss", "val/miou", "val/iou/background", "test/miou", "lr", "train/images_per_s"} <= set(scalars)
     assert len(events.Scalars("val/miou")) == 2
@@ -118,19 +109,19 @@ def test_tensorboard_holds_curves_pictures_config_and_one_final_row(whole):
     assert "config/text_summary" in events.Tags()["tensors"]
     assert not any(name == "hp_metric" for name in scalars)
     final = events.Scalars("table/best_test_miou")
-    assert [point.value for point in final] == pytest.approx([read_record(whole)["metrics"]["test/miou"]], abs=1e-6)
+    assert [point.value for point in final] == pytest.approx([read_record(whole_run)["metrics"]["test/miou"]], abs=1e-6)
 
 
-def test_the_same_run_twice_is_equal_to_the_last_digit(whole, start):
-    first, second = whole, start("b")
+def test_the_same_run_twice_is_equal_to_the_last_digit(whole_run, start):
+    first, second = whole_run, start("b")
     assert history(first) == history(second)
     assert timeless(read_record(first)["metrics"]) == timeless(read_record(second)["metrics"])
     weights = [load_file(folder / "checkpoints" / "best.safetensors") for folder in (first, second)]
     assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
 
 
-def test_another_seed_is_another_run(whole, start):
-    assert history(whole) != history(start("b", "seed=1"))
+def test_another_seed_is_another_run(whole_run, start):
+    assert history(whole_run) != history(start("b", "seed=1"))
 
 
 def test_a_completed_run_is_not_trained_again(start):
