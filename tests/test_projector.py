@@ -31,6 +31,7 @@ def test_latents_of_test_images_with_thumbnail_class_and_name(composer, tmp_path
         assert sprites.size == (3 * 48, 3 * 48)  # the smallest square that holds five
 
 
+@pytest.mark.slow
 def test_an_end_that_was_interrupted_is_not_shown_twice(composer, tmp_path):
     (tmp_path / "projector_config.pbtxt").write_text('embeddings { tensor_name: "old" }\n')
     (tmp_path / "00000" / "latent").mkdir(parents=True)

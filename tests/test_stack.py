@@ -198,6 +198,7 @@ def test_what_is_left_of_a_group_goes_on_without_the_others(stack, interrupted, 
         )
 
 
+@pytest.mark.slow
 def test_another_group_starts_again(stack, interrupted, caplog):
     with interrupted(before_epoch=1):
         stack("together", [0, 1], *FEW)
