@@ -1,13 +1,16 @@
 """Shared fixtures: a private data cache, and configs composed as the command line would compose them."""
 
+import gc
 import json
 import logging
 import os
+import pickle
 import re
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -21,7 +24,9 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 import torch
 from hydra import compose, initialize_config_dir
+from hydra._internal.sources_registry import SourcesRegistry
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.plugins import Plugins
 from omegaconf import DictConfig
 from torch import Tensor
 
@@ -93,26 +98,60 @@ def _private_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     os.environ["SEGSWEEP_CACHE"] = str(tmp_path_factory.mktemp("cache"))
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _speed_is_measured_in_a_moment() -> Iterator[None]:
+    """At the end of every run; nobody looks at it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("segsweep.cost._INFERENCE_S", 0.02)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _config_files_are_parsed_once() -> Iterator[None]:
+    """A config is made of some twenty files, and parsing them takes half of its time; a changed file is read again."""
+    Plugins.instance()  # registers the class below, which is none that can be imported
+    source = SourcesRegistry.instance().resolve("file")
+    load, parsed = source.load_config, {}
+
+    def load_once(self, config_path):
+        file = Path(self.path, self._normalize_file_name(config_path))
+        if not file.is_file():
+            return load(self, config_path)
+        state = file.stat()
+        key = (self.provider, str(file.resolve()), state.st_mtime_ns, state.st_size, state.st_ino)
+        if key not in parsed:
+            parsed[key] = pickle.dumps(load(self, config_path))
+        return pickle.loads(parsed[key])  # Hydra writes to what it gets
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(source, "load_config", load_once)
+        yield
+
+
 @pytest.fixture(scope="session")
 def composer() -> Callable[..., DictConfig]:
     """``composer("model=unet", ...)`` -> the composed config, with Hydra's node if ``hydra=True``."""
+    composed: dict[tuple[Any, ...], bytes] = {}
 
     def compose_one(*overrides: str, hydra: bool = False) -> DictConfig:
-        with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
-            return compose("train", list(overrides), return_hydra_config=hydra)
+        key = (overrides, hydra and Path.cwd())  # Hydra's node names the folder
+        if key not in composed:
+            with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+                composed[key] = pickle.dumps(compose("train", list(overrides), return_hydra_config=hydra))
+        return pickle.loads(composed[key])  # a copy for everybody: tests write to what they get
 
     return compose_one
 
 
 @pytest.fixture
-def start(composer, tmp_path, monkeypatch):
-    """``start("folder", *overrides)`` trains there and returns the folder."""
-    monkeypatch.setattr("segsweep.cost._INFERENCE_S", 0.02)  # nobody looks at the speed
+def start(composer, tmp_path):
+    """``start("folder", *overrides)`` trains there, a narrow U-Net unless a model is named, and returns the folder."""
 
     def run(name, *overrides):
         folder = tmp_path / name
         folder.mkdir(exist_ok=True)
-        train(composer(*TINY, *overrides), folder, ORIGIN)
+        narrow = [] if any(override.startswith("model") for override in overrides) else ["model.widths=[4,8]"]
+        train(composer(*TINY, *narrow, *overrides), folder, ORIGIN)
         return folder
 
     return run
@@ -123,10 +162,24 @@ def finished(composer, tmp_path_factory):
     """A tiny run to start from, to prune or to learn from: model.widths=[4,8], seed=0. Not to be written to."""
     folder = tmp_path_factory.mktemp("finished") / "model=unet,seed=0"
     folder.mkdir()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("segsweep.cost._INFERENCE_S", 0.02)
-        train(composer(*TINY, "model.widths=[4,8]", "trainer.max_epochs=1"), folder, ORIGIN)
+    train(composer(*TINY, "model.widths=[4,8]", "trainer.max_epochs=1"), folder, ORIGIN)
     return folder
+
+
+@pytest.fixture(scope="session")
+def whole_run(composer, tmp_path_factory):
+    """What ``start("run")`` leaves, for tests that only look at it. Not to be written to."""
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    folder.mkdir()
+    train(composer(*TINY, "model.widths=[4,8]"), folder, ORIGIN)
+    return folder
+
+
+@pytest.fixture
+def without_figures(monkeypatch):
+    """Drawing takes most of the time of a report, and only tests of its board look at what is drawn."""
+    monkeypatch.setattr("segsweep.report.board.ranking", lambda _: None)
+    monkeypatch.setattr("segsweep.report.board.pareto", lambda _: {})
 
 
 @pytest.fixture
@@ -187,6 +240,17 @@ def image_tree(tmp_path: Path) -> Path:
             Image.fromarray(image).save(root / "images" / name)
             Image.fromarray(mask).save(root / "masks" / name)
     return root
+
+
+def pytest_collection_finish() -> None:
+    """What is imported stays: the garbage collector need not look through it again and again."""
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_sessionfinish() -> None:
+    """Libraries complain at exit about what was never collected."""
+    gc.unfreeze()
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

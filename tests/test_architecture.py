@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -68,6 +69,7 @@ def name_of(file: Path) -> str:
     return file.relative_to(ROOT).parts[0].removesuffix(".py")
 
 
+@cache
 def imports(file: Path, inside_functions: bool = True) -> set[str]:
     tree = ast.parse(file.read_text())
     nodes = list(ast.walk(tree) if inside_functions else tree.body)

@@ -414,7 +414,11 @@ def test_the_first_half_of_wnet_is_a_unet(make):
 
 @pytest.mark.parametrize(
     ("model", "expected"),
-    [("vae", {"reconstruction", "samples", "interpolations"}), ("wnet", {"reconstruction"}), ("unet", set())],
+    [
+        ("vae", {"reconstruction", "samples", "interpolations"}),
+        pytest.param("wnet", {"reconstruction"}, marks=pytest.mark.slow),
+        ("unet", set()),
+    ],
 )
 def test_tensorboard_holds_reconstructions_and_samples(composer, tmp_path, model, expected):
     origin = {"choices": {"model": model}, "overrides": [], "sweep": None}

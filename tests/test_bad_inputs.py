@@ -150,10 +150,24 @@ def printed_fixes(line):
     return [word for fix in [*fixes, *bare] for word in shlex.split(fix)]
 
 
-@pytest.mark.parametrize("case", CASES, ids=str)
-def test_bad_input(case, tree, command, tmp_path):
+def quick_first(cases, kind_of):
+    """Of those that are alike the first is quick."""
+    kinds, params = set(), []
+    for case in cases:
+        kind = kind_of(case)
+        params.append(pytest.param(case, id=str(case), marks=[pytest.mark.slow] * (kind in kinds)))
+        kinds.add(kind)
+    return params
+
+
+def overrides_of(case, tree):
+    return [o.replace("ROOT/..", str(tree.root.parent)).replace("ROOT", str(tree.root)) for o in case.overrides]
+
+
+@pytest.mark.parametrize("case", quick_first(CASES, lambda case: case.row))
+def test_bad_input(case, tree, command):
     case.spoil(tree)
-    overrides = [o.replace("ROOT/..", str(tmp_path)).replace("ROOT", str(tree.root)) for o in case.overrides]
+    overrides = overrides_of(case, tree)
     if isinstance(case.outcome, Works):
         result = command(*overrides, is_trained=case.outcome.is_trained)
         assert result.status == (0 if case.outcome.is_trained else REACHED), result.output
@@ -166,7 +180,17 @@ def test_bad_input(case, tree, command, tmp_path):
     for line in lines:
         for fix in printed_fixes(line):
             assert OverridesParser.create().parse_override(fix).key_or_group.startswith("data."), line
-    for cure in case.outcome[0].cures if len(lines) == 1 else ():
+
+
+CURABLE = [c for c in CASES if not isinstance(c.outcome, Works) and len(c.outcome) == 1 and c.outcome[0].cures]
+
+
+@pytest.mark.parametrize("case", quick_first(CURABLE, lambda case: tuple(bool(c.typed) for c in case.outcome[0].cures)))
+def test_what_a_message_suggests_helps(case, tree, command):
+    case.spoil(tree)
+    overrides = overrides_of(case, tree)
+    lines = refuse(command(*overrides), case.outcome)
+    for cure in case.outcome[0].cures:
         cured = command(*overrides, *cure.overrides(lines[0]))
         assert cured.status == REACHED, f"{cure} does not help: {cured.output}"
 

@@ -10,6 +10,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from segsweep import command
+from segsweep.__main__ import main
 from segsweep.check import mistakes
 from segsweep.config import job_part
 from tests.conftest import options
@@ -95,55 +96,99 @@ def test_completion_knows_options():
     [
         (["optimizer.lr=abc"], ["optimizer.lr='abc'", "valid number", "0.005, in conf/optimizer/adamw.yaml"]),
         (["optimizer.lr=-1"], ["optimizer.lr=-1", "Invalid learning rate", "default is 0.005"]),
-        (["trainer.max_epochs=1.5"], ["trainer.max_epochs=1.5", "valid integer", "default is 8"]),
+        pytest.param(
+            ["trainer.max_epochs=1.5"],
+            ["trainer.max_epochs=1.5", "valid integer", "default is 8"],
+            marks=pytest.mark.slow,
+        ),
         (["trainer=cpu", "trainer.precision=fp8"], ["trainer.precision='fp8': use '32-true' or 'bf16-mixed'"]),
         (["+trianer.max_epochs=3"], ["trianer: unknown key", "Did you mean 'trainer'?"]),
-        (["+optimizer.momentun=0.9"], ["optimizer.momentun: unknown key"]),
+        pytest.param(["+optimizer.momentun=0.9"], ["optimizer.momentun: unknown key"], marks=pytest.mark.slow),
         (["+trainer.max_epoch=3"], ["trainer.max_epoch: unknown key", "Did you mean 'max_epochs'?"]),
-        (["+model.depth=3"], ["model.depth: unknown key"]),
+        pytest.param(["+model.depth=3"], ["model.depth: unknown key"], marks=pytest.mark.slow),
         (["model.widths=[8,x]"], ["model.widths=[8,x]", "valid integer"]),
         (["data=camvid"], ["data.root is not set", "data.root=/data/camvid"]),
         (["data=camvid", "data.root=/nowhere"], ["data.root=/nowhere is not a folder"]),
         (["data.batch_size=0"], ["data.batch_size=0", "greater than 0", "default is 16"]),
-        (["data.labelled_fraction=2"], ["data.labelled_fraction=2", "less than or equal to 1"]),
-        (["augment.zoom=0.5"], ["augment.zoom=0.5", "greater than or equal to 1"]),
+        pytest.param(
+            ["data.labelled_fraction=2"],
+            ["data.labelled_fraction=2", "less than or equal to 1"],
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(["augment.zoom=0.5"], ["augment.zoom=0.5", "greater than or equal to 1"], marks=pytest.mark.slow),
         (["model=reseg", "model.cell=gro"], ["model.cell='gro'", "'gru', 'lstm' or 'mingru'"]),
         (
             ["model._target_=segsweep.models.unet.Unet"],
             ["model._target_='segsweep.models.unet.Unet' cannot be imported"],
         ),
         (["monitor=val/mIoU"], ["monitor='val/mIoU' is not logged", "Did you mean 'val/miou'?"]),
-        (["seed=-1"], ["seed=-1"]),
+        pytest.param(["seed=-1"], ["seed=-1"], marks=pytest.mark.slow),
         (["name=a/b"], ["name='a/b' does not name a folder"]),
         ([f"name={'x' * 256}"], ["name is 256 bytes long", "Choose a shorter one"]),
-        ([f"name='{'ф' * 128}'"], ["name is 256 bytes long"]),
+        pytest.param([f"name='{'ф' * 128}'"], ["name is 256 bytes long"], marks=pytest.mark.slow),
         (["regime.stages.supervised.share=0.5"], ["add up to 0.5"]),
-        (["loss.terms.dice=x"], ["loss.terms.dice='x'", "valid number", "default is 1.0, in conf/loss/ce_dice.yaml"]),
-        (["loss.terms.dice=-1"], ["loss.terms.dice=-1", "greater than or equal to 0"]),
+        pytest.param(
+            ["loss.terms.dice=x"],
+            ["loss.terms.dice='x'", "valid number", "default is 1.0, in conf/loss/ce_dice.yaml"],
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            ["loss.terms.dice=-1"], ["loss.terms.dice=-1", "greater than or equal to 0"], marks=pytest.mark.slow
+        ),
         (["+loss.terms.dise=1"], ["loss.terms.dise=1: no term", "Did you mean 'dice'?"]),
         (["loss=sum"], ["loss.terms: none of those", "loss.terms.dice=1"]),
-        (["loss.focal.gamma=x"], ["loss.focal.gamma='x'", "valid number", "2.0, in conf/loss/sum.yaml"]),
-        (["+loss.focal.gama=3"], ["loss.focal.gama: unknown key", "Did you mean 'gamma'?"]),
+        pytest.param(
+            ["loss.focal.gamma=x"],
+            ["loss.focal.gamma='x'", "valid number", "2.0, in conf/loss/sum.yaml"],
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            ["+loss.focal.gama=3"], ["loss.focal.gama: unknown key", "Did you mean 'gamma'?"], marks=pytest.mark.slow
+        ),
         (["+loss.mine._target_=torch.nn.Identity"], ["loss.mine: is defined but has no factor", "+loss.terms.mine=1"]),
         (["+loss.mine=3", "+loss.terms.mine=1"], ["loss.mine=3: is no term"]),
         (["loss.cross_entropy.weights=median"], ["loss.cross_entropy.weights='median'", "'median_frequency'"]),
         (["loss.cross_entropy.weights=[1,2]"], ["loss.cross_entropy.weights=[1, 2] are 2 numbers", "11 classes"]),
-        (["monitor=val/loss/focal"], ["monitor='val/loss/focal' is not logged"]),
-        (["trainer.early_stopping.patience=abc"], ["trainer.early_stopping.patience='abc'", "valid integer"]),
-        (["+trainer.early_stopping.patienc=3"], ["trainer.early_stopping.patienc: unknown key", "'patience'"]),
+        pytest.param(["monitor=val/loss/focal"], ["monitor='val/loss/focal' is not logged"], marks=pytest.mark.slow),
+        pytest.param(
+            ["trainer.early_stopping.patience=abc"],
+            ["trainer.early_stopping.patience='abc'", "valid integer"],
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            ["+trainer.early_stopping.patienc=3"],
+            ["trainer.early_stopping.patienc: unknown key", "'patience'"],
+            marks=pytest.mark.slow,
+        ),
         (["trainer.early_stopping=null"], ["trainer.early_stopping is no pair"]),
         (["trainer.max_epochs=0"], ["trainer.max_epochs=0: give 1 or more"]),
-        (["trainer.accumulate_grad_batches=0"], ["trainer.accumulate_grad_batches=0: give 1 or more"]),
-        (["trainer.gradient_clip_val=-1"], ["trainer.gradient_clip_val=-1: give a number above 0"]),
+        pytest.param(
+            ["trainer.accumulate_grad_batches=0"],
+            ["trainer.accumulate_grad_batches=0: give 1 or more"],
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            ["trainer.gradient_clip_val=-1"],
+            ["trainer.gradient_clip_val=-1: give a number above 0"],
+            marks=pytest.mark.slow,
+        ),
         (["trainer.gradient_clip_algorithm=foo"], ["trainer.gradient_clip_algorithm='foo': use null or 'norm'"]),
         (["trainer=cpu", "trainer.precision=16-mixed"], ["trainer.precision=16-mixed is for GPUs"]),
         (["trainer.devices=2"], ["trainer.devices=2: trainer.strategy=auto does not share", "trainer=ddp"]),
         (["trainer.precision=bf16-true"], ["trainer.precision='bf16-true': use '32-true'"]),
-        (["trainer.enable_checkpointing=false"], ["trainer.enable_checkpointing=false: use true"]),
+        pytest.param(
+            ["trainer.enable_checkpointing=false"],
+            ["trainer.enable_checkpointing=false: use true"],
+            marks=pytest.mark.slow,
+        ),
         (["data.num_classes=5"], ["data.num_classes=5 but data.class_names has 11"]),
         (["data.crop=[64,64]"], ["data.crop=[64,64] is larger than data.size"]),
         (["model.widths=[8]"], ["model.widths=[8]", "two or more"]),
-        (["scheduler=poly", "scheduler.power=0"], ["scheduler.power=0", "greater than 0", "default is 0.9"]),
+        pytest.param(
+            ["scheduler=poly", "scheduler.power=0"],
+            ["scheduler.power=0", "greater than 0", "default is 0.9"],
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_wrong_values_are_named_with_the_fix(composer, overrides, expected):
@@ -228,10 +273,15 @@ def test_all_mistakes_are_named_at_once():
     assert [line.split(":")[0] for line in lines] == ["model=unett", "trainer.max_epoch", "optimizer.lr='abc'"]
 
 
-def test_a_mistake_stops_the_command_before_it_leaves_a_trace(tmp_path):
-    result = run("optimizer.lr=abc", "+trianer.max_epochs=3", cwd=tmp_path)
-    assert result.returncode == 1
-    lines = result.stderr.splitlines()
+@pytest.mark.usefixtures("in_process")
+def test_a_mistake_stops_the_command_before_it_leaves_a_trace(tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
+    monkeypatch.setattr(sys, "argv", ["segsweep", "optimizer.lr=abc", "+trianer.max_epochs=3"])
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert end.value.code == 1
+    lines = capfd.readouterr().err.splitlines()
     assert len(lines) == 2
     assert all(line.startswith("error: ") for line in lines)
     assert list(tmp_path.iterdir()) == []

@@ -36,7 +36,11 @@ def test_every_file_says_what_it_is_and_every_key_what_it_means(file):
 
 
 @pytest.mark.parametrize(
-    "group", [pytest.param(group, marks=[pytest.mark.slow] * (group == "model")) for group in config.GROUPS]
+    "group",
+    [
+        pytest.param(group, marks=[pytest.mark.slow] * (group in ("model", "regime", "scheduler")))
+        for group in config.GROUPS
+    ],
 )
 def test_every_option_passes_the_check(group, composer):
     for option in options(group):

@@ -53,9 +53,16 @@ def slow_boundary(prediction, mask, num_classes, tolerance):
     return counts
 
 
-@pytest.mark.parametrize("num_classes", [2, 11, 40])
+SIZES = [((20, 30), 1), ((240, 320), 3), ((5, 600), 4.5), ((1, 7), 1), ((1, 1), 1)]
+
+
 @pytest.mark.parametrize(
-    ("size", "tolerance"), [((20, 30), 1), ((240, 320), 3), ((5, 600), 4.5), ((1, 7), 1), ((1, 1), 1)]
+    ("size", "tolerance", "num_classes"),
+    [  # pixel by pixel the large one takes seconds
+        pytest.param(*size, num, marks=[pytest.mark.slow] * (size[0] == (240, 320) and num != 11))
+        for size in SIZES
+        for num in (2, 11, 40)
+    ],
 )
 def test_boundary_against_distance_transforms(num_classes, size, tolerance):
     prediction, mask = patches(num_classes, size, 11, 3), patches(num_classes, size, 12, 4)

@@ -69,8 +69,16 @@ WAYS = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("kind", [None, "cutmix", "classmix", "copy_paste"])
-@pytest.mark.parametrize("augment", options("augment"))
+@pytest.mark.parametrize(
+    ("augment", "kind"),
+    [  # mixing comes last, whatever was drawn before it
+        pytest.param(
+            augment, kind, marks=[pytest.mark.slow] * (kind in ("classmix", "copy_paste") and augment != "strong")
+        )
+        for augment in options("augment")
+        for kind in (None, "cutmix", "classmix", "copy_paste")
+    ],
+)
 def test_an_image_is_the_same_however_it_is_batched_and_read(augment, kind):
     """Bit by bit: the same (seed, epoch, index) gives the same pixels."""
     mixing = {"mix": kind, "mix_probability": 0.7} if kind else {}

@@ -11,7 +11,7 @@ from segsweep.export.graphs import make_graph, onnx_runner, torch_runner
 from segsweep.export.trace import Deployed, NotExportableError, trace
 from segsweep.opened import open_finished
 from segsweep.opened.data import open_data
-from tests.conftest import quick_ones
+from tests.conftest import options, quick_ones
 from tests.finished import write_finished
 
 pytest.importorskip("onnx", reason='needs pip install "segsweep[export]"')
@@ -51,13 +51,13 @@ def check(run, name, kind, runner, label):
     assert graph.is_free == (name not in documented(label)), graph.why_fixed
 
 
-@pytest.mark.parametrize("name", quick_ones("model", "unet", "reseg", "conv_autoencoder", "dense_autoencoder"))
+@pytest.mark.parametrize("name", quick_ones("model", "unet", "dense_autoencoder"))  # of any size, and of one
 def test_onnx_equals_torch(opened, name):
     check(opened(name), name, "onnx", onnx_runner, "ONNX")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", quick_ones("model", "unet", "reseg", "conv_autoencoder", "dense_autoencoder"))
+@pytest.mark.parametrize("name", options("model"))
 def test_torch_export_equals_torch(opened, name):
     check(opened(name), name, "torch", torch_runner, "torch.export")
 

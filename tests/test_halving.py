@@ -92,7 +92,10 @@ def trials_of(folder):
     return open_study(folder / journal.FILE).get_trials()
 
 
-@pytest.mark.parametrize(("at_once", "breadth_first"), [(1, True), (1, False), (3, True), (3, False)])
+@pytest.mark.parametrize(
+    ("at_once", "breadth_first"),
+    [(1, True), (3, False), *(pytest.param(*how, marks=pytest.mark.slow) for how in ((1, False), (3, True)))],
+)
 @pytest.mark.usefixtures("_hydra")
 def test_a_search_pauses_and_promotes(tmp_path, at_once, breadth_first):
     workers, how = Workers(at_once), {"pruner": "asha", "arguments": {"breadth_first": breadth_first}, "n_trials": 16}
@@ -133,7 +136,7 @@ class Killed(Workers):
         return outcome
 
 
-@pytest.mark.parametrize("sampler", ["random", "tpe"])
+@pytest.mark.parametrize("sampler", ["random", pytest.param("tpe", marks=pytest.mark.slow)])
 @pytest.mark.usefixtures("_hydra")
 def test_a_search_that_dies_anywhere_ends_as_if_it_had_not(tmp_path, sampler):
     how = {"pruner": "asha", "n_trials": 8, "sampler": sampler}

@@ -66,6 +66,7 @@ def test_nothing_is_executed_by_the_others(command, tmp_path):
     check(audited(command, tmp_path), ARTEFACTS)
 
 
+@pytest.mark.slow
 def test_the_hook_sees_what_happens_without_protection(tmp_path):
     found = audited("none", tmp_path, *CAUGHT)
     assert {name for name, entry in found.items() if entry["events"]} == CAUGHT

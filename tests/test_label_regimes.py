@@ -8,7 +8,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from segsweep.checkpoints import HashedCheckpointIO, newest_whole
 from segsweep.config import build, build_model, settle
 from segsweep.run import read_record
-from tests.conftest import TINY, history
+from segsweep.train import train
+from tests.conftest import ORIGIN, TINY, history
 
 SMALL = ["model.widths=[4,8]", "data.labelled_fraction=0.5"]
 GENERATOR = "regime.stages.generate.objective.widths=[4,8]"
@@ -16,6 +17,14 @@ REGIMES = {
     "self_training": [*SMALL, "regime=self_training", "regime.stages.self_training.objective.threshold=0.05"],
     "synthetic": [*SMALL, "regime=synthetic", "regime.stages.generate.share=0.5", GENERATOR],
 }
+
+
+@pytest.fixture(scope="module")
+def synthetic(composer, tmp_path_factory):
+    """A run with made up pairs. Not to be written to."""
+    folder = tmp_path_factory.mktemp("synthetic")
+    train(composer(*TINY, *REGIMES["synthetic"]), folder, ORIGIN)
+    return folder
 
 
 def test_a_run_of_self_training(start):
@@ -33,21 +42,20 @@ def test_a_run_of_self_training(start):
     assert not any("teacher" in key for key in weights)
 
 
-def test_a_run_with_made_up_pairs(start):
-    folder = start("run", *REGIMES["synthetic"])
-    first, second = history(folder)
+def test_a_run_with_made_up_pairs(synthetic):
+    first, second = history(synthetic)
     assert first["train/loss/pair_image"] > 0
     assert first["val/loss/pair_mask"] > 0
     assert second["train/loss/cross_entropy"] > 0
     assert "train/miou" not in second  # of images that are no training images
-    record = read_record(folder)
+    record = read_record(synthetic)
     assert (record["status"], record["best_epoch"]) == ("completed", 1)
-    events = EventAccumulator(str(folder)).Reload()
+    events = EventAccumulator(str(synthetic)).Reload()
     assert len(events.Images("train/pair_generated_pair")) == 2
     assert [point.step for point in events.Scalars("train/loss/pair_image")] == [2]  # the first epoch alone
 
 
-@pytest.mark.parametrize("regime", REGIMES)
+@pytest.mark.parametrize("regime", ["self_training", pytest.param("synthetic", marks=pytest.mark.slow)])
 def test_a_run_continues_to_the_same_end(start, interrupted, regime):
     overrides = [*REGIMES[regime], "trainer.max_epochs=3"]
     straight = start("straight", *overrides)
@@ -61,10 +69,9 @@ def test_a_run_continues_to_the_same_end(start, interrupted, regime):
     assert all(torch.equal(mine[key], other[key]) for key in mine)
 
 
-def test_no_generator_appears_twice_and_the_second_stage_leaves_it(start):
-    folder = start("run", *REGIMES["synthetic"])
+def test_no_generator_appears_twice_and_the_second_stage_leaves_it(synthetic):
     first, last = (
-        HashedCheckpointIO().load_checkpoint(folder / "checkpoints" / f"last-{epoch}.ckpt")["state_dict"]
+        HashedCheckpointIO().load_checkpoint(synthetic / "checkpoints" / f"last-{epoch}.ckpt")["state_dict"]
         for epoch in (0, 1)
     )
     keys = [key for key in last if "generator" in key]

@@ -89,8 +89,9 @@ def test_a_job_logs_to_its_file_and_not_twice():
 
 
 def test_a_job_of_a_sweep_is_the_same_run_as_one_alone(composer, start, tmp_path, in_process):
-    alone = read_record(start("alone", "trainer.max_epochs=1"))
-    config = OmegaConf.to_container(composer(*TINY, "trainer.max_epochs=1"), resolve=False)
+    overrides = ["model.widths=[4,8]", "trainer.max_epochs=1"]
+    alone = read_record(start("alone", *overrides))
+    config = OmegaConf.to_container(composer(*TINY, *overrides), resolve=False)
     it = Job(
         0, tmp_path / "s" / "j", ("logger.token=t",), config, {"model": "unet", "hydra/launcher": "local"}, "f", "k"
     )

@@ -1,6 +1,6 @@
 """The contract of a segmenter, for every file in conf/model: a new file is covered unasked.
 
-Narrow variants run in ``make test``, every model as its file says in ``make test-all``. A model for one
+Narrow variants of every kind run in ``make test``, every model as its file says in ``make test-all``. A model for one
 image size only, or one whose library is not installed, is recognised by what it says, not by its name.
 """
 
@@ -32,11 +32,26 @@ PARAMETERS = {
     ("dense_cnn_32_64_128", ""): (28 * 32 + 289 * 64 + 577 * 128 + 4609 * 128 + 129 * 396, 0),
 }
 
+# Options whose code another one shares: the same class with other values, or the door to a library that smp goes
+# through as well. Of these `make test` sees the shape of what they return.
+ALIKE = {
+    *("dense_cnn_16_32", "dense_cnn_32_64_128", "dense_cnn_fc1024", "denoising_autoencoder"),
+    *("deeplabv3plus", "dpt", "fpn", "pspnet", "segformer", "unetplusplus"),
+}
+# Learning a batch and tracing take seconds, and of most options these alone in `make test-all`.
+LEARNING = {"unet", "reseg", "gated_sweep", "conv_autoencoder", "vae", "dense_cnn", "smp"}
 
-WIDTHS = [pytest.param(name, True, id=name) for name in MODELS if name in NARROW]
-WIDTHS += [pytest.param(name, False, id=name) for name in MODELS if name not in NARROW]
-WIDTHS += [pytest.param(name, False, id=f"{name}-full", marks=pytest.mark.slow) for name in MODELS if name in NARROW]
-every_model = pytest.mark.parametrize(("name", "narrow"), WIDTHS, scope="module")  # all tests of one model in a row
+
+def widths(slow=()):
+    """Models as narrow as they come; those that are named, and all at full width, are slow."""
+    params = [pytest.param(name, name in NARROW, id=name, marks=[pytest.mark.slow] * (name in slow)) for name in MODELS]
+    params += [pytest.param(name, False, id=f"{name}-full", marks=pytest.mark.slow) for name in NARROW]
+    return pytest.mark.parametrize(("name", "narrow"), params, scope="module")  # all tests of one model in a row
+
+
+every_model = widths()
+every_kind = widths(ALIKE)
+some_models = widths(set(MODELS) - LEARNING)
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +123,7 @@ def test_logits_have_the_size_of_the_image(make, name, narrow, num_classes, in_c
         assert output.divergence.shape == (2,)
 
 
-@every_model
+@every_kind
 @pytest.mark.parametrize("size", [(33, 47), (8, 64), (49, 49)])
 def test_any_size_passes_or_is_refused_with_the_way_out(make, name, narrow, size):
     image, way_out = torch.randn(1, 3, *size), f"data.size=[{size[0]},{size[1]}]"
@@ -121,7 +136,7 @@ def test_any_size_passes_or_is_refused_with_the_way_out(make, name, narrow, size
     assert output.logits.shape == (1, 3, *size)
 
 
-@every_model
+@every_kind
 def test_every_parameter_learns(make, name, narrow):
     # 64 pixels: on 32 an attention over coarse keys has one key, and nothing to choose.
     model = make(name, narrow, size=(64, 64))
@@ -137,7 +152,7 @@ def test_every_parameter_learns(make, name, narrow):
         assert parameter.grad.abs().sum() > 0, path
 
 
-@every_model
+@every_kind
 def test_an_image_is_segmented_alone_as_in_a_batch(make, name, narrow):
     model = make(name, narrow).eval()
     image = torch.randn(3, 3, 32, 32)
@@ -145,7 +160,7 @@ def test_an_image_is_segmented_alone_as_in_a_batch(make, name, narrow):
         torch.testing.assert_close(model(image[:1]).logits, model(image).logits[:1], rtol=1e-4, atol=1e-5)
 
 
-@every_model
+@every_kind
 def test_weights_survive_a_round_trip(make, name, narrow):
     model, other = make(name, narrow).eval(), make(name, narrow)
     with torch.no_grad():
@@ -165,13 +180,13 @@ def learnt(make, name, narrow):
     return model.eval(), losses
 
 
-@every_model
+@some_models
 def test_one_batch_can_be_learnt(learnt, name, narrow):
     losses = learnt[1]
     assert losses[-1] < 0.5 * losses[0]
 
 
-@every_model
+@some_models
 def test_bfloat16_is_close_to_float32(learnt, name, narrow):
     """bfloat16 keeps 8 bits: an operation is off by up to 0.4 %, at random, and the models here by 0.2 to 0.5 %.
 
@@ -188,7 +203,7 @@ def test_bfloat16_is_close_to_float32(learnt, name, narrow):
     assert (rounded - exact).norm() < (0.06 if name.startswith("segnet") else 0.015) * varies.norm()
 
 
-@every_model
+@some_models
 @pytest.mark.filterwarnings("ignore:The tensor attributes .*_flat_weights")  # torch's own recurrent layers
 def test_it_can_be_exported(learnt, name, narrow):
     model, (image, _) = learnt[0], striped()
@@ -197,7 +212,7 @@ def test_it_can_be_exported(learnt, name, narrow):
         torch.testing.assert_close(program.module()(image).logits, model(image).logits, rtol=1e-4, atol=1e-4)
 
 
-@every_model
+@every_kind
 def test_an_encoder_yields_maps_from_fine_to_coarse(make, name, narrow):
     model = make(name, narrow).eval()
     if not hasattr(model, "encoder"):

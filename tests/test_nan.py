@@ -73,8 +73,13 @@ def stopped(start, tmp_path, *overrides):
     return str(error.value)
 
 
-@pytest.mark.parametrize("step", [0, 4, 8])
-@pytest.mark.parametrize("what", ["loss", "gradient"])
+@pytest.mark.parametrize(
+    ("what", "step"),
+    [
+        *(("loss", 0), ("gradient", 4), ("loss", 8)),
+        *(pytest.param(*where, marks=pytest.mark.slow) for where in (("gradient", 0), ("loss", 4), ("gradient", 8))),
+    ],
+)
 def test_a_run_stops_before_its_weights_are_spoilt(start, tmp_path, spoiled, what, step):
     spoiled(what, step)
     message = stopped(start, tmp_path)
@@ -103,8 +108,8 @@ def test_an_accelerator_is_looked_at_before_anything_is_saved(
     assert f" at step {number}, epoch {step // 3}, training images " in message
 
 
-def test_the_same_weights_whether_the_host_looks_or_not(start, monkeypatch):
-    one = start("one", "model.widths=[4,8]")
+def test_the_same_weights_whether_the_host_looks_or_not(start, whole_run, monkeypatch):
+    one = whole_run
     monkeypatch.setattr("segsweep.task.UpdateGuard", lambda name_of, looks_at_once: UpdateGuard(name_of, False))
     other = start("other", "model.widths=[4,8]")
     weights = [load_file(folder / "checkpoints" / "best.safetensors") for folder in (one, other)]

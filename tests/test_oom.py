@@ -113,6 +113,7 @@ def test_a_run_goes_on_with_smaller_batches(start, memory_for, caplog, most, eff
 def test_without_batch_statistics_the_divided_batch_learns_the_same(start, memory_for, monkeypatch):
     monkeypatch.setattr(torch.nn.BatchNorm2d, "forward", lambda self, x: x)
     overrides = [*SMALL, "loss=mse", "data.batch_size=5", "augment=none", "optimizer=sgd", "optimizer.lr=0.01"]
+    overrides += ["trainer.max_epochs=2"]
     before = start("whole", *overrides)
     memory_for(2)
     after = start("halved", *overrides, HALVE)

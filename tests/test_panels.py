@@ -18,9 +18,16 @@ def images(composer, folder, *overrides):
 
 @pytest.mark.parametrize(
     ("overrides", "steps"),
-    [(["model=unet", "model.widths=[4,8]"], [2]),  # a plain U-Net rebuilds images while it is pretrained, then no more
-     (["model=conv_autoencoder", "model.widths=[4,8]"], [2, 5])],  # this one has an image decoder of its own
-)  # fmt: skip
+    [
+        (
+            ["model=unet", "model.widths=[4,8]"],
+            [2],
+        ),  # a plain U-Net rebuilds images while it is pretrained, then no more
+        pytest.param(  # this one has an image decoder of its own
+            ["model=conv_autoencoder", "model.widths=[4,8]"], [2, 5], marks=pytest.mark.slow
+        ),
+    ],
+)
 def test_reconstructions_are_shown_as_long_as_there_are_any(composer, tmp_path, overrides, steps):
     shown = images(composer, tmp_path, "regime=pretrain", "regime.stages.pretrain.share=0.5", *overrides)
     assert shown["val/image_reconstruction"] == steps

@@ -18,11 +18,13 @@ from segsweep.plan import make_plan
 from segsweep.run import ConfigError, lock
 from segsweep.sweep.job import folder_name
 
+COMPOSER = Composer()  # remembers what it has composed
+
 
 @pytest.fixture
 def plan(tmp_path):
     with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
-        yield lambda *overrides, zipped=(): make_plan(tmp_path, overrides, zipped, Composer(), inspect_jobs)
+        yield lambda *overrides, zipped=(): make_plan(tmp_path, overrides, zipped, COMPOSER, inspect_jobs)
 
 
 def names(plan):

@@ -210,8 +210,8 @@ def _as_timeout_does(process):
     ("send", "code"),
     [
         pytest.param(lambda process: os.killpg(process.pid, signal.SIGINT), 130, id="terminal"),
-        pytest.param(lambda process: process.terminate(), 143, id="kill"),
-        pytest.param(lambda process: os.killpg(process.pid, signal.SIGTERM), 143, id="systemd"),
+        pytest.param(lambda process: process.terminate(), 143, id="kill", marks=pytest.mark.slow),
+        pytest.param(lambda process: os.killpg(process.pid, signal.SIGTERM), 143, id="systemd", marks=pytest.mark.slow),
         pytest.param(_as_timeout_does, 143, id="timeout"),
     ],
 )
@@ -229,6 +229,7 @@ def test_jobs_are_interrupted_when_the_sweep_is(program, tmp_path, send, code):
     assert not (tmp_path / "2_waits").exists()  # nothing new was started
 
 
+@pytest.mark.slow
 def test_a_second_ctrl_c_kills(program, tmp_path):
     process, pids = program("hangs")
     os.killpg(process.pid, signal.SIGINT)

@@ -31,6 +31,7 @@ def test_latents_of_test_images_with_thumbnail_class_and_name(composer, tmp_path
         assert sprites.size == (3 * 48, 3 * 48)  # the smallest square that holds five
 
 
+@pytest.mark.slow
 def test_an_end_that_was_interrupted_is_not_shown_twice(composer, tmp_path):
     (tmp_path / "projector_config.pbtxt").write_text('embeddings { tensor_name: "old" }\n')
     (tmp_path / "00000" / "latent").mkdir(parents=True)
@@ -40,7 +41,9 @@ def test_an_end_that_was_interrupted_is_not_shown_twice(composer, tmp_path):
     assert "old" not in config
 
 
-@pytest.mark.parametrize("overrides", [["model=unet"], ["model=vae", "data.tile=[32,32]"]])
+@pytest.mark.parametrize(
+    "overrides", [["model=unet"], pytest.param(["model=vae", "data.tile=[32,32]"], marks=pytest.mark.slow)]
+)
 def test_without_a_latent_of_whole_images_nothing_is_written(composer, tmp_path, overrides):
     run(composer, tmp_path, *overrides)
     assert not (tmp_path / "projector_config.pbtxt").exists()

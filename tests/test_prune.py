@@ -197,7 +197,10 @@ def test_channels_that_are_worth_least_go_first():
     assert taken_out(model, {}, {}, make_model) is None  # no widths
 
 
-@pytest.mark.parametrize("model", ["reseg", "renet", "segnet_basic", "fc_densenet"])
+@pytest.mark.parametrize(
+    "model",
+    ["reseg", "segnet_basic", *(pytest.param(name, marks=pytest.mark.slow) for name in ("renet", "fc_densenet"))],
+)
 def test_single_weights_of_any_model_can_go(composer, model):
     plain = settle(composer(*TINY, f"model={model}", *NARROW[model], "regime=prune"))
     assert mistakes(composer(*TINY, f"model={model}", *NARROW[model], "regime=prune"), {"regime": "prune"}) == []

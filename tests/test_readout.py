@@ -240,9 +240,11 @@ def start(composer, tmp_path):
 @pytest.mark.parametrize(
     "model",
     [
-        ["model=conv_autoencoder", "model.widths=[4,8]", "model.latent_channels=6"],
+        pytest.param(
+            ["model=conv_autoencoder", "model.widths=[4,8]", "model.latent_channels=6"], marks=pytest.mark.slow
+        ),
         ["model=unet", "model.widths=[4,8]", "regime.readout.levels=[0,1]"],
-        ["model=wnet", "model.widths=[4,8]", "loss=ncut"],
+        pytest.param(["model=wnet", "model.widths=[4,8]", "loss=ncut"], marks=pytest.mark.slow),
     ],
     ids=lambda model: model[0],
 )

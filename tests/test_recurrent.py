@@ -138,8 +138,14 @@ def test_gates_start_remembering(cell):
     assert gradient[0] > 0.05 * gradient[20]
 
 
-@pytest.mark.parametrize("cell", CELLS)
-@pytest.mark.parametrize("name", ["reseg", "renet", "region_rnn"])
+@pytest.mark.parametrize(
+    ("name", "cell"),
+    [  # reseg reads any cell as the others do
+        pytest.param(name, cell, marks=[pytest.mark.slow] * (name != "reseg" and cell != "gru"))
+        for name in ("reseg", "renet", "region_rnn")
+        for cell in CELLS
+    ],
+)
 def test_models_of_every_cell_see_the_whole_image_or_only_their_place(composer, name, cell):
     for recurrence in ("on", "off"):
         overrides = [f"model={name}", f"model.cell={cell}", f"model.recurrence={recurrence}", "trainer=cpu"]

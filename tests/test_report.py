@@ -10,6 +10,7 @@ from segsweep.report.command import main
 from segsweep.report.records import find_records
 from segsweep.report.runs import compare
 
+pytestmark = pytest.mark.usefixtures("without_figures")
 DATA = {
     "fingerprint": "d1", "split_sizes": {"train": 8, "val": 2, "test": 2}, "size": [48, 48],
     "class_names": ["background", "thing"], "labelled_fraction": 1.0,
@@ -86,7 +87,11 @@ def test_failed_and_unfinished_runs_are_rows(write):
     assert rows["model=reseg"]["rank"] == "-"
 
 
-OTHERS = [{"data": {**DATA, "fingerprint": "d2"}}, {"metric_version": 2}, {"images_tested": 1}]
+OTHERS = [
+    {"data": {**DATA, "fingerprint": "d2"}},
+    pytest.param({"metric_version": 2}, marks=pytest.mark.slow),
+    pytest.param({"images_tested": 1}, marks=pytest.mark.slow),
+]
 
 
 @pytest.mark.parametrize("difference", OTHERS)

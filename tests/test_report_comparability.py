@@ -8,6 +8,7 @@ from segsweep.report.records import find_records
 from segsweep.report.runs import compare
 from tests.records import write_record
 
+pytestmark = pytest.mark.usefixtures("without_figures")
 ALIKE = {
     "precision": "bf16-mixed", "steps": 100, "epochs": 5, "images_seen": 1600, "pretrained": None, "tuning_trials": 0,
     "device": "a CPU", "threads": 2, "devices": 1, "git": {"commit": "a" * 40, "dirty": False},

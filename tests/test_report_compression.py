@@ -10,6 +10,7 @@ from segsweep.report.records import find_records
 from segsweep.report.runs import compare
 from tests.records import write_record
 
+pytestmark = pytest.mark.usefixtures("without_figures")
 SCORES = {64: 0.80, 16: 0.75, 4: 0.60}  # channels of a 6x6 code -> test mIoU
 
 

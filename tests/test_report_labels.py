@@ -13,6 +13,7 @@ from segsweep.report.records import find_records
 from segsweep.report.runs import compare
 from tests.records import DATA, write_record
 
+pytestmark = pytest.mark.usefixtures("without_figures")
 FRACTIONS = (0.05, 0.2, 1.0)
 SUPERVISED = {0.05: 0.40, 0.2: 0.50, 1.0: 0.60}
 NOISE = {0: -0.1, 1: 0.0, 2: 0.1}  # of a seed, equal for all arms
@@ -186,7 +187,8 @@ def test_datasets_are_panels_of_one_picture(write, tmp_path):
         assert curve.draw(drawn, columns=3).count(b'id="axes_') == len(drawn)
 
 
-def test_names_from_records_do_no_harm_in_the_picture(write):
+def test_names_from_records_do_no_harm_in_the_picture(write, monkeypatch):
+    monkeypatch.undo()  # figures are drawn with these names too
     write("supervised", flat(0))
     sweep = write("$x_{--><script>|", flat(0.1))
     main([str(sweep)])

@@ -10,6 +10,8 @@ from segsweep.report.records import find_records
 from segsweep.report.runs import compare
 from tests.records import write_record
 
+pytestmark = pytest.mark.usefixtures("without_figures")
+
 
 def scores(clusters, prior=0.3):
     values = {"clusters": clusters, "probe": 0.8, "colour_clusters": 0.2, "xy_clusters": 0.1, "location_prior": prior}

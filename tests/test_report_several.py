@@ -11,6 +11,7 @@ from segsweep.report.runs import compare
 from segsweep.report.several import several
 from tests.records import DATA, write_record
 
+pytestmark = pytest.mark.usefixtures("without_figures")
 MODELS = {"unet": 0.8, "reseg": 0.75, "conv_autoencoder": 0.6}
 
 

@@ -506,6 +506,7 @@ def test_one_dataset_is_none(tmp_path):
 # Simulated experiments
 
 
+@pytest.mark.slow
 def test_intervals_cover_a_known_difference(simulation):
     # Of 300 experiments 95 % are 285 with a standard deviation of 3.8: within four of them.
     found = simulation.coverage(simulation.WORLDS[0], 300, 5, 30)

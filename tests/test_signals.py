@@ -106,10 +106,11 @@ def test_the_second_signal_ends_at_once(wait, code):
     assert subprocess.run([sys.executable, "-c", textwrap.dedent(script)], timeout=60).returncode == code
 
 
-WHERE = ["setup", "on_train_start", "training_step", "on_validation_epoch_start", "validation_step", "test_step"]
+QUICK = ["setup", "training_step", "validation_step"]
+SLOW = ["on_train_start", "on_validation_epoch_start", "test_step"]
 
 
-@pytest.mark.parametrize("where", WHERE)
+@pytest.mark.parametrize("where", [*QUICK, *(pytest.param(where, marks=pytest.mark.slow) for where in SLOW)])
 def test_a_run_is_marked_and_goes_on_wherever_it_was(start, monkeypatch, tmp_path, where):
     straight = None if where != "training_step" else start("straight", *SMALL)
     original, steps = getattr(Task, where), []

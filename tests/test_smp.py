@@ -59,7 +59,13 @@ def test_without_the_library_the_line_says_how_to_install_it(monkeypatch):
         build()
 
 
-@pytest.mark.parametrize("arch", [name.__name__ for name in smp.MODEL_ARCHITECTURES_MAPPING.values()])
+ARCHITECTURES = [name.__name__ for name in smp.MODEL_ARCHITECTURES_MAPPING.values()]
+
+
+@pytest.mark.parametrize(
+    "arch",
+    [pytest.param(n, marks=[] if n in ("Unet", "DeepLabV3Plus", "DPT") else pytest.mark.slow) for n in ARCHITECTURES],
+)
 def test_every_architecture_is_the_librarys_own(arch):
     """With the weights of the library's network, and with padding where that refuses a size."""
     encoder = "tu-test_vit" if arch == "DPT" else TINY

@@ -32,22 +32,28 @@ FEW = ["model=unet", "model.widths=[4,8]"]
 STEPS = ["data.num_train=40", "trainer.max_epochs=2", "trainer.tensorboard.pictures_every=0"]  # 20 of 4 images
 
 
+def trained(composer, place, seeds, *overrides):
+    """Trains seeds as one and returns their folders."""
+    members = []
+    for seed in seeds:
+        folder = place / f"seed={seed}"
+        folder.mkdir(parents=True, exist_ok=True)
+        cfg = composer(*TINY, "trainer.stack_seeds=3", f"seed={seed}", *overrides)
+        members.append(Member(cfg, folder, {**ORIGIN, "sweep": place.name}))
+    train_together(members)
+    return [member.folder for member in members]
+
+
 @pytest.fixture
-def stack(composer, tmp_path, monkeypatch):
+def stack(composer, tmp_path):
     """``stack("folder", [0, 1], *overrides)`` trains seeds as one and returns their folders."""
-    monkeypatch.setattr("segsweep.cost._INFERENCE_S", 0.02)
+    return lambda name, seeds, *overrides: trained(composer, tmp_path / name, seeds, *overrides)
 
-    def run(name, seeds, *overrides):
-        members = []
-        for seed in seeds:
-            folder = tmp_path / name / f"seed={seed}"
-            folder.mkdir(parents=True, exist_ok=True)
-            cfg = composer(*TINY, "trainer.stack_seeds=3", f"seed={seed}", *overrides)
-            members.append(Member(cfg, folder, {**ORIGIN, "sweep": name}))
-        train_together(members)
-        return [member.folder for member in members]
 
-    return run
+@pytest.fixture(scope="module")
+def pair(composer, tmp_path_factory):
+    """What ``stack("together", [3, 5], *FEW)`` returns. Not to be written to."""
+    return trained(composer, tmp_path_factory.mktemp("pair") / "together", [3, 5], *FEW)
 
 
 @pytest.fixture
@@ -111,7 +117,9 @@ def weights(folder):
     return [value for name, value in state.items() if name.startswith("model.") and not name.endswith(names)]
 
 
-@pytest.mark.parametrize("model", ["unet", "gated_sweep", "conv_autoencoder"])
+@pytest.mark.parametrize(
+    "model", ["conv_autoencoder", *(pytest.param(name, marks=pytest.mark.slow) for name in ("unet", "gated_sweep"))]
+)
 def test_in_double_precision_a_stack_is_its_models(composer, model):
     plain = settle(composer(*TINY, f"model={model}", *NARROW[model]))
     models = [build_model({**plain, "seed": seed}).double().train() for seed in (0, 1)]
@@ -137,22 +145,21 @@ def test_in_double_precision_a_stack_is_its_models(composer, model):
         torch.testing.assert_close(own.state_dict(), one.state_dict(), rtol=1e-9, atol=1e-9)
 
 
-def test_a_group_leaves_runs_like_any_other(stack, start):
-    folders = stack("together", [3, 5], *FEW)
+def test_a_group_leaves_runs_like_any_other(pair, start):
     alone = start("alone", "seed=5", *FEW)
-    assert files(folders[1]) == {name for name in files(alone) if not name.startswith("last-")}
-    own, other = record(folders[1]), record(alone)
+    assert files(pair[1]) == {name for name in files(alone) if not name.startswith("last-")}
+    own, other = record(pair[1]), record(alone)
     assert set(own) - set(other) == {"stack"}
     assert own["status"] == "completed"
     assert own["stack"] == {"seeds": [3, 5], "checkpoints": "../seed=3/checkpoints/stacked"}
     same = ("epochs", "steps", "images_seen", "images_tested", "parameters", "flops", "floors", "data")
     assert {key: own[key] for key in same} == {key: other[key] for key in same}
-    for line, theirs in zip(history(folders[1]), history(alone), strict=True):
+    for line, theirs in zip(history(pair[1]), history(alone), strict=True):
         assert line.keys() == theirs.keys()
         assert line["train/loss"] == pytest.approx(theirs["train/loss"], rel=2e-3)
         assert line["lr"] == theirs["lr"]
-    assert points(folders[1]) == points(alone)
-    assert record(folders[0])["metrics"] != own["metrics"]
+    assert points(pair[1]) == points(alone)
+    assert record(pair[0])["metrics"] != own["metrics"]
 
 
 def test_time_is_divided_between_the_members(stack):
@@ -163,14 +170,13 @@ def test_time_is_divided_between_the_members(stack):
     assert 0.5 * passed < sum(walls) <= passed
 
 
-def test_an_interrupted_group_goes_on(stack, interrupted):
-    whole = stack("whole", [0, 1], *FEW)
+def test_an_interrupted_group_goes_on(pair, stack, interrupted, tmp_path):
     with interrupted(before_epoch=1):
-        stack("together", [0, 1], *FEW)
-    folders = [folder.parents[1] / "together" / folder.name for folder in whole]
+        stack("together", [3, 5], *FEW)
+    folders = [tmp_path / "together" / folder.name for folder in pair]
     assert {record(folder)["status"] for folder in folders} == {"interrupted"}
-    stack("together", [0, 1], *FEW)
-    for folder, other in zip(folders, whole, strict=True):
+    stack("together", [3, 5], *FEW)
+    for folder, other in zip(folders, pair, strict=True):
         assert record(folder)["status"] == "completed"
         assert history(folder) == history(other)
         assert points(folder) == points(other)
@@ -192,6 +198,7 @@ def test_what_is_left_of_a_group_goes_on_without_the_others(stack, interrupted, 
         )
 
 
+@pytest.mark.slow
 def test_another_group_starts_again(stack, interrupted, caplog):
     with interrupted(before_epoch=1):
         stack("together", [0, 1], *FEW)

@@ -21,6 +21,7 @@ from segsweep.layout import layout
 from segsweep.run import read_record
 from segsweep.table import hyperparameters, write_row
 from segsweep.task import Task
+from tests.narrow import NARROW
 
 SMALL = ["model.widths=[4,8]"]
 DENSE = ["model=fc_densenet", "model.layers=[1,1]", "model.growth_rate=4", "model.first_channels=4"]
@@ -51,10 +52,10 @@ def row(folder):
 
 
 @pytest.fixture
-def mixed(start):
+def mixed(start, whole_run):
     """A CNN, an RNN over features and an autoencoder."""
-    options = {"unet": SMALL, "reseg": [], "conv_autoencoder": SMALL}
-    return [start(model, f"model={model}", *overrides) for model, overrides in options.items()]
+    options = {"reseg": NARROW["reseg"], "conv_autoencoder": SMALL}
+    return [whole_run, *(start(model, f"model={model}", *overrides) for model, overrides in options.items())]
 
 
 def test_every_family_has_the_same_columns_and_none_is_empty(mixed):
@@ -71,8 +72,8 @@ def test_every_family_has_the_same_columns_and_none_is_empty(mixed):
         assert all(np.isfinite(value) for value in results.values())
 
 
-def test_a_run_that_failed_has_a_row_with_what_it_has(start, monkeypatch, tmp_path):
-    completed = row(start("completed", *SMALL))
+def test_a_run_that_failed_has_a_row_with_what_it_has(start, whole_run, monkeypatch, tmp_path):
+    completed = row(whole_run)
     original = Task.training_step
     monkeypatch.setattr(
         Task, "training_step", lambda self, *a: 1 / 0 if self.current_epoch == 1 else original(self, *a)
@@ -237,11 +238,10 @@ def test_probabilities_that_are_no_numbers_count_as_none():
     assert counts.compute()[:, :, 0].tolist() == [[0, 9], [9, 0]]
 
 
-def test_every_class_of_the_test_has_a_curve(start):
-    folder = start("run", *SMALL)
-    events = read(folder)
+def test_every_class_of_the_test_has_a_curve(whole_run):
+    events = read(whole_run)
     tags = [tag for tag in events.Tags()["tensors"] if tag.startswith("test/")]
-    with np.load(folder / "test_confusion.npz") as stored:
+    with np.load(whole_run / "test_confusion.npz") as stored:
         shown = stored["confusion"].sum(axis=(0, 2)) > 0
     assert len(tags) == shown.sum()
     values = make_ndarray(events.Tensors("test/background")[0].tensor_proto)
@@ -278,8 +278,8 @@ def test_pictures_are_shown_as_often_as_asked_for(start):
     assert not [tag for tag in never.Tags()["tensors"] if tag.startswith("test/")]
 
 
-def test_the_panel_says_what_it_shows(start):
-    events = read(start("run", *SMALL))
+def test_the_panel_says_what_it_shows(whole_run):
+    events = read(whole_run)
     with Image.open(io.BytesIO(events.Images("val/predictions")[0].encoded_image_string)) as picture:
         assert picture.width == 5 * 96
         assert picture.height > 4 * 98 + 14

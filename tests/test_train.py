@@ -54,7 +54,7 @@ def test_features_are_computed_anew_where_images_change(start, caplog):
         assert "features of the frozen encoder: computed once" in caplog.text
 
 
-@pytest.mark.parametrize("model", quick_ones("model", "unet", "gated_sweep", "vae", "segformer"))
+@pytest.mark.parametrize("model", quick_ones("model", "unet", "vae"))
 def test_a_run_leaves_a_whole_folder(start, model):
     folder = start("run", f"model={model}", *NARROW.get(model, ()))
     record = read_record(folder)
@@ -93,17 +93,15 @@ def test_a_run_leaves_a_whole_folder(start, model):
     assert len(list((folder / "checkpoints").glob("last-*.ckpt"))) == 2
 
 
-def test_nothing_in_a_run_folder_names_a_place(start, tmp_path):
-    folder = start("run")
-    for file in folder.rglob("*"):
+def test_nothing_in_a_run_folder_names_a_place(whole_run):
+    for file in whole_run.rglob("*"):
         if file.is_file() and file.suffix != ".ckpt":
-            assert str(tmp_path).encode() not in file.read_bytes(), file
+            assert str(whole_run.parent).encode() not in file.read_bytes(), file
 
 
-def test_tensorboard_holds_curves_pictures_config_and_one_final_row(start):
-    folder = start("run")
-    assert len(list(folder.glob("events.out.*"))) == 2  # what grows while the run does, and the row of the table
-    events = EventAccumulator(str(folder)).Reload()
+def test_tensorboard_holds_curves_pictures_config_and_one_final_row(whole_run):
+    assert len(list(whole_run.glob("events.out.*"))) == 2  # what grows while the run does, and the row of the table
+    events = EventAccumulator(str(whole_run)).Reload()
     scalars = events.Tags()["scalars"]
     assert {"train/loss", "val/miou", "val/iou/background", "test/miou", "lr", "train/images_per_s"} <= set(scalars)
     assert len(events.Scalars("val/miou")) == 2
@@ -111,19 +109,19 @@ def test_tensorboard_holds_curves_pictures_config_and_one_final_row(start):
     assert "config/text_summary" in events.Tags()["tensors"]
     assert not any(name == "hp_metric" for name in scalars)
     final = events.Scalars("table/best_test_miou")
-    assert [point.value for point in final] == pytest.approx([read_record(folder)["metrics"]["test/miou"]], abs=1e-6)
+    assert [point.value for point in final] == pytest.approx([read_record(whole_run)["metrics"]["test/miou"]], abs=1e-6)
 
 
-def test_the_same_run_twice_is_equal_to_the_last_digit(start):
-    first, second = start("a"), start("b")
+def test_the_same_run_twice_is_equal_to_the_last_digit(whole_run, start):
+    first, second = whole_run, start("b")
     assert history(first) == history(second)
     assert timeless(read_record(first)["metrics"]) == timeless(read_record(second)["metrics"])
     weights = [load_file(folder / "checkpoints" / "best.safetensors") for folder in (first, second)]
     assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
 
 
-def test_another_seed_is_another_run(start):
-    assert history(start("a")) != history(start("b", "seed=1"))
+def test_another_seed_is_another_run(whole_run, start):
+    assert history(whole_run) != history(start("b", "seed=1"))
 
 
 def test_a_completed_run_is_not_trained_again(start):
@@ -169,8 +167,8 @@ def test_early_stopping_by_threshold(start):
     "overrides",
     [
         ["optimizer=sgd", "scheduler=plateau"],
-        ["optimizer=rmsprop", "scheduler=step"],
-        ["optimizer=adam", "scheduler=one_cycle"],
+        pytest.param(["optimizer=rmsprop", "scheduler=step"], marks=pytest.mark.slow),
+        pytest.param(["optimizer=adam", "scheduler=one_cycle"], marks=pytest.mark.slow),
         ["scheduler=constant", "augment=standard"],
     ],
 )
@@ -179,7 +177,7 @@ def test_other_optimizers_and_schedules_train(start, overrides):
     assert all(math.isfinite(line["train/loss"]) for line in lines)
 
 
-@pytest.mark.parametrize("loss", quick_ones("loss", "ce_dice", "lovasz", "boundary", "ncut"))
+@pytest.mark.parametrize("loss", quick_ones("loss", "ce_dice", "ncut"))
 def test_every_loss_trains_an_autoencoder(start, loss):
     lines = history(start("run", "model=conv_autoencoder", "model.widths=[4,8]", *loss_overrides(loss)))
     assert "val/loss/reconstruction" in lines[0]
@@ -229,6 +227,7 @@ def test_secrets_typed_on_the_command_line_are_not_kept():
     assert redact_overrides(["optimizer.lr=1", "+data.api_key=abc"]) == ["optimizer.lr=1", "+data.api_key=<redacted>"]
 
 
+@pytest.mark.slow
 def test_a_sweep_from_the_command_line(tmp_path):
     """Readable folders, a ledger, a log for each job."""
     command = [sys.executable, "-m", "segsweep", "-m", *TINY, "model.widths=[4,8]", "seed=0,1", "name=two"]
