@@ -147,11 +147,10 @@ def test_both_ways_to_sum_by_class_agree(maps):
     logits, mask = maps
     valid = mask != IGNORED
     truth = torch.where(valid, mask, 0)
-    for values in (None, logits[:, 0]):
-        counted = module._by_counting(values, truth, valid, CLASSES)
-        torch.testing.assert_close(
-            module._by_masking(values, truth, valid, CLASSES).double(), counted.double(), rtol=1e-6, atol=1e-6
-        )
+    values = (None, logits[:, 0])
+    both = (by(values, truth, valid, CLASSES) for by in (module._by_counting, module._by_masking))
+    for counted, masked in zip(*both, strict=True):
+        torch.testing.assert_close(masked.double(), counted.double(), rtol=1e-6, atol=1e-6)
 
 
 def test_no_map_of_all_classes_is_kept_for_the_backward_pass(maps):

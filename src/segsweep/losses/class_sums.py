@@ -17,7 +17,7 @@ from torch.autograd.function import once_differentiable
 from segsweep.losses.valid import for_terms
 from segsweep.types import Batch, SegmenterOutput
 
-_PIECE = 1 << 18  # float32 values: several such maps fit into the cache of a core
+_PIECE = 1 << 20  # float32 values: larger maps leave the cache, and with smaller ones starting threads takes longer
 
 
 class ClassSums(NamedTuple):
@@ -136,20 +136,26 @@ def _by_class(
 ) -> list[Tensor]:
     """Sums of the values of each class's pixels, None for their number: (K,) float64 each."""
     by = _by_counting if truth_NHW.device.type == "cpu" else _by_masking
-    return [by(values, truth_NHW, valid_NHW, num_classes).double() for values in values_NHW]
+    return [sums.double() for sums in by(values_NHW, truth_NHW, valid_NHW, num_classes)]
 
 
-def _by_counting(values_NHW: Tensor | None, truth_NHW: Tensor, valid_NHW: Tensor, num_classes: int) -> Tensor:
+def _by_counting(
+    values_NHW: tuple[Tensor | None, ...], truth_NHW: Tensor, valid_NHW: Tensor, num_classes: int
+) -> list[Tensor]:
     cell = torch.where(valid_NHW, truth_NHW, num_classes).flatten()
-    weights = None if values_NHW is None else values_NHW.flatten().double()  # it adds one value after another
-    return torch.bincount(cell, weights, minlength=num_classes + 1)[:num_classes]
+    # In float64: it adds one value after another.
+    weights = [None if values is None else values.flatten().double() for values in values_NHW]
+    return [torch.bincount(cell, weight, minlength=num_classes + 1)[:num_classes] for weight in weights]
 
 
-def _by_masking(values_NHW: Tensor | None, truth_NHW: Tensor, valid_NHW: Tensor, num_classes: int) -> Tensor:
+def _by_masking(
+    values_NHW: tuple[Tensor | None, ...], truth_NHW: Tensor, valid_NHW: Tensor, num_classes: int
+) -> list[Tensor]:
     """On a GPU counting would have the host wait for the largest class, and add in another order each time."""
     classes = torch.arange(num_classes, device=truth_NHW.device).view(1, -1, 1, 1)
     of_class = (truth_NHW[:, None] == classes) & valid_NHW[:, None]
-    return (of_class if values_NHW is None else torch.where(of_class, values_NHW[:, None], 0)).sum((0, 2, 3))
+    maps = [of_class if values is None else torch.where(of_class, values[:, None], 0) for values in values_NHW]
+    return [x.sum((0, 2, 3)) for x in maps]
 
 
 def _gradient_of(
