@@ -1,9 +1,8 @@
 """The loss of a run: a weighted sum of named terms."""
 
 import difflib
-import functools
 from collections.abc import Iterable, Mapping
-from functools import partial
+from functools import cache, partial
 from typing import Annotated
 
 import torch
@@ -72,8 +71,8 @@ class WeightedSum(nn.Module):
         terms = list(terms)
         of_sums = {name: term for name, term in terms if isinstance(term, FromSums) and term.takes_sums()}
         # What several terms need is computed once, and only if one does.
-        sums = functools.cache(partial(class_sums, output.logits, batch.mask))
-        ordered = functools.cache(lambda: output._replace(logits=for_terms(output.logits)))
+        sums = cache(partial(class_sums, output.logits, batch.mask))
+        ordered = cache(lambda: output._replace(logits=for_terms(output.logits)))
         values = {}
         for name, term in terms:
             if name in of_sums and len(of_sums) > 1:
