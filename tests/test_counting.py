@@ -6,7 +6,7 @@ import torch
 from scipy.ndimage import distance_transform_edt
 
 from segsweep import counting
-from segsweep.counting import boundary_per_image, calibration_per_image, confusion_per_image
+from segsweep.counting import best_class, boundary_per_image, calibration_per_image, confusion_per_image
 
 IGNORED = 255
 
@@ -17,6 +17,21 @@ def patches(num_classes, size, side, seed):
     height, width = (-(-length // side) for length in size)
     mask = torch.randint(0, num_classes, (2, height, width), generator=generator)
     return mask.repeat_interleave(side, 1).repeat_interleave(side, 2)[:, : size[0], : size[1]].contiguous()
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("num_classes", [1, 5, 40])
+def test_the_best_class_is_the_first_of_the_largest(num_classes, dtype, memory_format):
+    logits = torch.randint(-3, 3, (2, num_classes, 9, 31), generator=torch.Generator().manual_seed(0))  # many are equal
+    logits = logits.to(dtype, memory_format=memory_format)
+    logits[0, :, 0, 0] = -torch.inf
+    values, classes = best_class(logits)
+    assert torch.equal(values, logits.amax(dim=1)) and torch.equal(classes, logits.argmax(dim=1))
+
+
+def test_no_image_has_no_best_class():
+    assert [found.shape for found in best_class(torch.zeros(0, 3, 2, 4))] == [(0, 2, 4), (0, 2, 4)]
 
 
 def test_confusion_against_a_slow_loop():

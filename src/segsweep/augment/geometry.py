@@ -48,14 +48,15 @@ class Geometry:
         """Samples the image bilinearly and the mask by nearest neighbour at the same positions.
 
         Shape:
-            image (N, C, H', W') float32, masks (N, H', W') uint8 -> image (N, C, h, w) float32, mask (N, h, w) int64.
+            image (N, C, H', W') and masks (N, H', W'), uint8 -> image (N, C, h, w) float32 in 0..1, contiguous, and
+            mask (N, h, w) int64.
         """
         grid = self._grid(draws, centre_N2, image.shape[-2:], out)
-        image = F.grid_sample(image, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
+        image = F.grid_sample(image.float(), grid, mode="bilinear", padding_mode="reflection", align_corners=False)
         # Outside is zero, which the shift by ignore_index makes "ignored"; floats hold the values of a byte exactly.
         mask = masks_NHW[:, None].float().sub_(ignore_index)
         mask = F.grid_sample(mask, grid, mode="nearest", padding_mode="zeros", align_corners=False)
-        return image, mask[:, 0].add_(ignore_index).long()
+        return image.div_(255), mask[:, 0].add_(ignore_index).long()
 
     def _grid(self, draws: Tensor, centre_N2: Tensor, window: torch.Size, out: tuple[int, int]) -> Tensor:
         """Source positions in the units of ``grid_sample``, -1..1 from edge to edge: (N, h, w, 2), x before y."""
@@ -63,16 +64,17 @@ class Geometry:
         shift_N2 = [around_zero(draws, Draw.SHIFT_Y, self.shift), around_zero(draws, Draw.SHIFT_X, self.shift)]
         rows = torch.arange(out[0], device=draws.device) - (out[0] - 1) / 2
         columns = torch.arange(out[1], device=draws.device) - (out[1] - 1) / 2
-        grid = draws.new_empty(len(draws), *out, 2)
-        for axis, last in ((0, 1), (1, 0)):  # y is the last coordinate of the grid, x the first
+        along_rows, along_columns = [], []
+        for axis in (1, 0):
             unit = 2 / window[axis]
             by_column, by_row = (term * unit for term in matrix_N22[axis])
             start = (centre_N2[:, axis] + shift_N2[axis] * out[axis] + 0.5) * unit - 1
-            # Affine, so a sum of what the row and what the column adds: one pass over the grid.
-            along_rows = by_row[:, None] * rows + start[:, None]  # (N, h)
-            along_columns = by_column[:, None] * columns  # (N, w)
-            torch.add(along_rows[:, :, None], along_columns[:, None, :], out=grid[..., last])
-        return grid
+            along_rows.append(by_row[:, None] * rows + start[:, None])  # (N, h)
+            along_columns.append(by_column[:, None] * columns)  # (N, w)
+        # Affine, so a sum of what the row and what the column adds. As complex numbers x + iy it is one pass over the
+        # grid, in the order of memory.
+        grid = torch.complex(*along_rows)[:, :, None] + torch.complex(*along_columns)[:, None, :]
+        return torch.view_as_real(grid)
 
     def _matrix(self, draws: Tensor) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
         """Source steps of y and of x, each for one output pixel to the right and for one down."""

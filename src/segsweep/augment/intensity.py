@@ -100,8 +100,8 @@ def _level(image: Tensor) -> Tensor:
     step_y, step_x = (max(1, side // _LEVEL_GRID) for side in image.shape[-2:])
     sparse = image[:, :, ::step_y, ::step_x]
     # Whole numbers: their sum does not depend on the order of summation, which differs with the size of the batch.
-    total = sparse.mul(255).round().int().sum(dim=(1, 2, 3))
-    return total / (255.0 * sparse[0].numel())
+    total = sparse.mul(255).round_().sum(dim=(2, 3)).sum(dim=1, dtype=torch.float64)
+    return (total / (255 * sparse[0].numel())).float()
 
 
 def _blur(image: Tensor, deviation_N1: Tensor, radius: int) -> Tensor:

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from segsweep.counting import best_class
 from segsweep.tiling import Block
 
 _AT_ONCE = 32_000_000  # values, of classes times pixels, that are resized in one piece: 128 MB
@@ -54,7 +55,7 @@ class Answer:
 
 def classes_of(block: Block) -> NDArray[np.uint8]:
     """(h, w) class numbers of a block."""
-    classes: NDArray[np.uint8] = block.scores.argmax(dim=0).to(torch.uint8).cpu().numpy()
+    classes: NDArray[np.uint8] = best_class(block.scores[None])[1][0].to(torch.uint8).cpu().numpy()
     return classes
 
 
