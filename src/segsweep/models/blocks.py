@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from segsweep.models.repetition import conv_of_repeated
+
 
 def conv_block(in_channels: int, out_channels: int, num_convs: int = 2) -> nn.Sequential:
     """``num_convs`` times 3x3 convolution, batch normalisation, ReLU; keeps height and width."""
@@ -17,6 +19,30 @@ def conv_block(in_channels: int, out_channels: int, num_convs: int = 2) -> nn.Se
             nn.ReLU(inplace=True),
         ]
     return nn.Sequential(*layers)
+
+
+class UpBlock(nn.Sequential):
+    """Goes up a level: repetition, the encoder's map of that level beside it, then a ``conv_block``.
+
+    Args:
+        in_channels: of the coarse map and the skip together.
+        out_channels: channels of the result.
+        num_convs: convolutions.
+
+    Shape:
+        x (N, D, h, w), skip (N, S, H, W) -> (N, out_channels, H, W); without a skip H = 2h and W = 2w.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, num_convs: int = 2) -> None:
+        super().__init__(*conv_block(in_channels, out_channels, num_convs))
+
+    def forward(self, x: Tensor, skip: Tensor | None = None) -> Tensor:
+        """Maps a coarse map to a finer one."""
+        conv, *others = self
+        x = conv_of_repeated(conv, x, skip)
+        for layer in others:
+            x = layer(x)
+        return x
 
 
 class ConvEncoder(nn.Module):
@@ -71,9 +97,7 @@ def latent_decoder(latent_channels: int, widths: tuple[int, ...], out_channels: 
     Shape:
         (N, D, h, w) -> (N, out_channels, h * stride, w * stride) with stride ``2 ** (len(widths) - 1)``.
     """
-    layers: list[nn.Module] = []
-    for i, o in pairwise((latent_channels, *widths[-2::-1])):
-        layers += [nn.Upsample(scale_factor=2), conv_block(i, o, num_convs=1)]
+    layers = [UpBlock(i, o, num_convs=1) for i, o in pairwise((latent_channels, *widths[-2::-1]))]
     return nn.Sequential(*layers, nn.Conv2d(widths[0] if len(widths) > 1 else latent_channels, out_channels, 1))
 
 
@@ -101,24 +125,3 @@ def nearest_to(mask: Tensor, like: Tensor) -> Tensor:
     if mask.shape[-2:] == size:
         return mask
     return F.interpolate(mask[:, None].float(), size, mode="nearest")[:, 0].long()
-
-
-def repeat_to(x: Tensor, like: Tensor) -> Tensor:
-    """Nearest-neighbour resize of (N, D, h, w) to the size of ``like``: cheap, for a convolution to smooth."""
-    return with_own_gradient(F.interpolate(x, like.shape[-2:], mode="nearest"))
-
-
-def with_own_gradient(resized: Tensor) -> Tensor:
-    """Has the gradient of a resized map (N, D, H, W) come by itself and not as some channels of a larger one.
-
-    The latter is what comes back from a concatenation with a skip, and what torch's CPU code of a resize turns around
-    in memory and back, in twenty times the time of the backward pass.
-    """
-    if resized.requires_grad and resized.device.type == "cpu" and not torch.compiler.is_compiling():
-        resized.register_hook(_by_itself)  # type: ignore[no-untyped-call]
-    return resized
-
-
-def _by_itself(gradient: Tensor) -> Tensor:
-    is_channels_last = gradient.dim() == 4 and gradient.stride(1) == 1
-    return gradient.contiguous(memory_format=torch.channels_last) if is_channels_last else gradient

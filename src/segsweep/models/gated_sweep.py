@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from annotated_types import Ge
 from torch import Tensor, nn
 
-from segsweep.models.blocks import ConvEncoder, conv_block, repeat_to
+from segsweep.models.blocks import ConvEncoder, UpBlock
 from segsweep.models.cells import Recurrence
 from segsweep.models.scan import matrix_scan
 from segsweep.types import SegmenterOutput
@@ -166,12 +166,12 @@ class GatedSweepNet(nn.Module):
             for level, width in enumerate(widths)
         )
         levels = pairwise(reversed(widths))  # (coarse, fine), coarsest first
-        self.merges = nn.ModuleList(conv_block(coarse + fine, fine) for coarse, fine in levels)
+        self.merges = nn.ModuleList(UpBlock(coarse + fine, fine) for coarse, fine in levels)
         self.head = nn.Conv2d(widths[0], num_classes, 1)
 
     def forward(self, image: Tensor) -> SegmenterOutput:
         """Segments a batch of images."""
         *skips, x = (sweep(x) for sweep, x in zip(self.sweeps, self.encoder(image), strict=True))
         for merge, skip in zip(self.merges, reversed(skips), strict=True):
-            x = merge(torch.cat([repeat_to(x, skip), skip], dim=1))
+            x = merge(x, skip)
         return SegmenterOutput(self.head(x))

@@ -12,6 +12,7 @@ import difflib
 import inspect
 from collections.abc import Iterable
 from contextlib import nullcontext
+from functools import cache
 from typing import Any
 
 import torch
@@ -19,7 +20,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from segsweep.models.blocks import ceil_div, with_own_gradient
+from segsweep.models.blocks import ceil_div
+from segsweep.models.repetition import conv_of_repeated, with_own_gradient
 from segsweep.types import SegmenterOutput
 
 # Arguments of the library's classes that have an owner here, or would change what a segmenter returns.
@@ -142,6 +144,7 @@ class SMP(nn.Module):
         halvings = 2 if self.arch == "DPT" else 1  # its decoder halves the last map of the encoder
         self.encoder = SMPEncoder(network.encoder, int(network.encoder.output_stride) * halvings)
         self.decoder, self.head = network.decoder, network.segmentation_head
+        _quicken(self.decoder)
 
     def forward(self, image: Tensor) -> SegmenterOutput:
         """Segments a batch of images."""
@@ -165,12 +168,40 @@ class SMP(nn.Module):
 
 
 class _OwnGradients(TorchFunctionMode):
-    """Does for what the library resizes what ``repeat_to`` does for the models here."""
+    """Does for what the library resizes what ``repeat`` does for the models here."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Calls the function."""
         result = func(*args, **(kwargs or {}))
         return with_own_gradient(result) if func is F.interpolate else result
+
+
+@cache
+def _quick_unet_block() -> type[nn.Module]:
+    """The library's block of a U-Net decoder, that goes up by ``conv_of_repeated`` where it does what that does."""
+    from segmentation_models_pytorch.decoders.unet.decoder import UnetDecoderBlock
+
+    class QuickUnetDecoderBlock(UnetDecoderBlock):  # type: ignore[misc]
+        def forward(self, x: Tensor, height: int, width: int, skip_connection: Tensor | None = None) -> Tensor:
+            is_nearest = self.interpolation_mode == "nearest"
+            is_attentive = not isinstance(self.attention1.attention, nn.Identity)
+            is_twice = (height, width) == (2 * x.shape[-2], 2 * x.shape[-1])
+            if not (is_nearest and is_twice) or (is_attentive and skip_connection is not None):
+                return super().forward(x, height, width, skip_connection)  # type: ignore[no-any-return]
+            conv, *others = self.conv1
+            x = conv_of_repeated(conv, x, skip_connection)
+            for layer in (*others, self.conv2, self.attention2):
+                x = layer(x)
+            return x
+
+    return QuickUnetDecoderBlock
+
+
+def _quicken(decoder: nn.Module) -> None:
+    quick = _quick_unet_block()
+    for block in decoder.modules():
+        if type(block) is quick.__base__:
+            block.__class__ = quick
 
 
 def _library() -> Any:

@@ -13,7 +13,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from segsweep.models.blocks import ConvEncoder, conv_block, repeat_to
+from segsweep.models.blocks import ConvEncoder, UpBlock
 from segsweep.types import SegmenterOutput
 
 
@@ -42,12 +42,12 @@ class UNet(nn.Module):
             raise ValueError(f"widths={list(widths)} has {len(widths)} level; give two or more, e.g. [16,32,64,128]")
         self.encoder = ConvEncoder(in_channels, widths)
         levels = pairwise(reversed(widths))  # (coarse, fine), coarsest first
-        self.merges = nn.ModuleList(conv_block(coarse + fine, fine) for coarse, fine in levels)
+        self.merges = nn.ModuleList(UpBlock(coarse + fine, fine) for coarse, fine in levels)
         self.head = nn.Conv2d(widths[0], num_classes, 1)
 
     def forward(self, image: Tensor) -> SegmenterOutput:
         """Segments a batch of images."""
         *skips, x = self.encoder(image)
         for merge, skip in zip(self.merges, reversed(skips), strict=True):
-            x = merge(torch.cat([repeat_to(x, skip), skip], dim=1))
+            x = merge(x, skip)
         return SegmenterOutput(self.head(x))
