@@ -27,7 +27,8 @@ def test_the_best_class_is_the_first_of_the_largest(num_classes, dtype, memory_f
     logits = logits.to(dtype, memory_format=memory_format)
     logits[0, :, 0, 0] = -torch.inf
     values, classes = best_class(logits)
-    assert torch.equal(values, logits.amax(dim=1)) and torch.equal(classes, logits.argmax(dim=1))
+    assert torch.equal(values, logits.amax(dim=1))
+    assert torch.equal(classes, logits.argmax(dim=1))
 
 
 def test_no_image_has_no_best_class():

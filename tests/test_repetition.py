@@ -45,7 +45,8 @@ def test_output_and_gradients_are_those_of_the_plain_way(always, skip_channels, 
     skip = random(2, skip_channels, 6, 12) if skip_channels else None
     inputs = [x, *([] if skip is None else [skip]), *conv.parameters()]
     expected, found = conv(repeat(x, skip)), conv_of_repeated(conv, x, skip)
-    assert always and found.is_contiguous(memory_format=torch.channels_last)
+    assert always
+    assert found.is_contiguous(memory_format=torch.channels_last)
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
     of_result = torch.randn_like(expected)
     gradients = [torch.autograd.grad(result, inputs, of_result) for result in (found, expected)]
@@ -75,19 +76,22 @@ def test_a_gradient_in_another_layout(always):
 )
 def test_any_other_convolution_goes_the_plain_way(always, conv):
     x = random(1, 2, 4, 4, dtype=torch.float32)
-    assert torch.equal(conv_of_repeated(conv, x), conv(repeat(x))) and not always
+    assert torch.equal(conv_of_repeated(conv, x), conv(repeat(x)))
+    assert not always
 
 
 def test_a_hook_sees_the_convolution(always):
     conv, seen = nn.Conv2d(2, 3, 3, padding=1), []
     conv.register_forward_hook(lambda *_: seen.append(1))
     conv_of_repeated(conv, random(1, 2, 4, 4, dtype=torch.float32))
-    assert seen and not always
+    assert seen
+    assert not always
 
 
 def test_a_skip_of_an_odd_size_goes_the_plain_way(always):
     conv, x, skip = nn.Conv2d(3, 3, 3, padding=1).double(), random(1, 2, 4, 4), random(1, 1, 7, 8)
-    assert torch.equal(conv_of_repeated(conv, x, skip), conv(repeat(x, skip))) and not always
+    assert torch.equal(conv_of_repeated(conv, x, skip), conv(repeat(x, skip)))
+    assert not always
 
 
 def test_small_maps_go_the_plain_way():
@@ -110,7 +114,8 @@ def test_a_network_trains_alike_both_ways(always, monkeypatch, composer, name):
     quick, calls = gradients(), len(always)
     monkeypatch.setattr(repetition, "_pays", lambda *_: False)
     plain = gradients()
-    assert calls and len(always) == calls
+    assert calls
+    assert len(always) == calls
     for ours, theirs in zip(quick, plain, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-8, atol=1e-10)
 

@@ -16,7 +16,7 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from segsweep.checkpoints import batches_within_epoch, count_in_pieces
 from segsweep.curves import ScoreCounts
 from segsweep.guard import UpdateGuard
-from segsweep.losses import Divergence, count_batch, for_terms, warming_terms
+from segsweep.losses import Divergence, by_class, count_batch, for_terms, warming_terms
 from segsweep.means import TermMeans
 from segsweep.metrics import Confusion, Counts, ImageCounts, summarise
 from segsweep.models.blocks import nearest_to, resize_to
@@ -197,7 +197,7 @@ class Task(StagedTraining):
         if self._features is None:
             return self.objective(self.model, batch, self.loss)  # type: ignore[no-any-return]
         model: Any = self.model
-        output = model.decode(self._features[batch.index], batch.image)
+        output = by_class(model.decode(self._features[batch.index], batch.image))
         return output, self.loss(output, batch)
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:

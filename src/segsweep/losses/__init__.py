@@ -12,7 +12,7 @@ from segsweep.losses.lovasz import Lovasz
 from segsweep.losses.ncut import NormalisedCut
 from segsweep.losses.pixelwise import BCE, CrossEntropy, Focal, ProbabilityError
 from segsweep.losses.region import MCC, Dice, Jaccard, Tversky
-from segsweep.losses.valid import for_terms
+from segsweep.losses.valid import by_class, for_terms
 from segsweep.losses.weighted_sum import WeightedSum
 
 __all__ = [
@@ -31,6 +31,7 @@ __all__ = [
     "Tversky",
     "WeightedSum",
     "adapt",
+    "by_class",
     "count_batch",
     "for_terms",
     "warming_terms",

@@ -93,8 +93,9 @@ class _Sums(torch.autograd.Function):
         logits, *maps = ctx.saved_tensors
         gradient = torch.empty_like(logits)
         for x, part, *others in _pieces(logits, gradient, *maps):
+            of_piece = _gradient_of(x, *others, *gradients_K[1:])
             # Two steps: a copy that changes layout and precision at once takes half as long again.
-            part.copy_(_gradient_of(x, *others, *gradients_K[1:]).to(part.dtype))
+            part.copy_(of_piece if gradient.is_contiguous() else of_piece.to(part.dtype))
         return gradient, None, None
 
 

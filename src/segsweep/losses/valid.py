@@ -3,6 +3,22 @@
 import torch
 from torch import Tensor
 
+from segsweep.types import SegmenterOutput
+
+_LEAST_VALUES = 1 << 18  # fewer are in a cache, in any order
+
+
+def by_class(output: SegmenterOutput) -> SegmenterOutput:
+    """Has logits lie class by class in memory on a CPU.
+
+    Once, for what the loss, its gradient and the counts would each make by themselves. A GPU reads any layout as
+    quickly.
+    """
+    logits = output.logits
+    if logits.device.type != "cpu" or logits.numel() < _LEAST_VALUES:
+        return output
+    return output._replace(logits=logits.contiguous())
+
 
 def for_terms(logits_NKHW: Tensor) -> Tensor:
     """In float32 and class by class in memory: terms of channels_last logits would take three times as long.

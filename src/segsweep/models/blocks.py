@@ -39,7 +39,7 @@ class UpBlock(nn.Sequential):
     def forward(self, x: Tensor, skip: Tensor | None = None) -> Tensor:
         """Maps a coarse map to a finer one."""
         conv, *others = self
-        x = conv_of_repeated(conv, x, skip)
+        x = conv_of_repeated(conv, x, skip)  # type: ignore[arg-type]
         for layer in others:
             x = layer(x)
         return x

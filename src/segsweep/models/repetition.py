@@ -68,10 +68,9 @@ def conv_of_repeated(conv: nn.Conv2d, x: Tensor, skip: Tensor | None = None) -> 
     bias = None if bias is None else bias.repeat(2)
     # Rows of even and of odd numbers. Of a row's pixels the odd ones come first: behind each other in memory, channels
     # of one coarse pixel and of the next are then those of fine pixels in their order, one column further left.
-    rows = (
-        F.conv2d(x, torch.cat(_merged(taps, dim=3)[::-1]).contiguous(memory_format=torch.channels_last), bias, padding=1)
-        for taps in _merged(weight, dim=2)
-    )
+    kernels = (torch.cat(_merged(taps, dim=3)[::-1]) for taps in _merged(weight, dim=2))
+    kernels = (kernel.contiguous(memory_format=torch.channels_last) for kernel in kernels)
+    rows = (F.conv2d(x, kernel, bias, padding=1) for kernel in kernels)
     result: Tensor = _Interleaved.apply(*rows, of_skip)
     return result
 
@@ -92,7 +91,7 @@ def _pays(conv: nn.Conv2d, x: Tensor, skip: Tensor | None) -> bool:
 
 def _merged(weight: Tensor, dim: int) -> tuple[Tensor, Tensor]:
     """Taps along a dimension, three of them, as the two that even and that odd fine pixels have."""
-    a, b, c = weight.split(1, dim)
+    a, b, c = (weight.narrow(dim, i, 1) for i in range(3))
     return torch.cat([a, b + c], dim), torch.cat([a + b, c], dim)
 
 

@@ -10,7 +10,6 @@ How the data flows:
 
 from itertools import pairwise
 
-import torch
 from torch import Tensor, nn
 
 from segsweep.models.blocks import ConvEncoder, UpBlock

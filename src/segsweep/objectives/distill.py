@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from annotated_types import Ge, Gt, Le
 from torch import Tensor, nn
 
+from segsweep.losses import by_class
 from segsweep.objectives.objective import Loss, Objective
 from segsweep.types import Batch, SegmenterOutput
 
@@ -51,7 +52,7 @@ class Distill(Objective):
     def forward(self, model: nn.Module, batch: Batch, loss: Loss) -> tuple[SegmenterOutput, dict[str, Tensor]]:
         """One training step. Labelled and unlabelled images pass through the network apart from each other."""
         labelled, unlabelled = batch.divide()
-        output: SegmenterOutput = model(labelled.image)
+        output = by_class(model(labelled.image))
         terms = loss(output, labelled)
         summed = self.divergence(output.logits, labelled.image) * len(labelled.image)
         if unlabelled is not None:

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from annotated_types import Ge, Gt, Le, Lt
 from torch import Tensor, nn
 
+from segsweep.losses import by_class
 from segsweep.objectives.objective import Loss, Objective
 from segsweep.types import Batch, DataSpec, SegmenterOutput
 
@@ -73,7 +74,7 @@ class MeanTeacher(Objective):
         """
         self.follow(model)
         labelled, unlabelled = batch.divide()
-        output: SegmenterOutput = model(labelled.image)
+        output = by_class(model(labelled.image))
         terms = loss(output, labelled)
         nothing = torch.zeros_like(terms["total"])
         if unlabelled is None:

@@ -11,6 +11,7 @@ from annotated_types import Ge, Gt, Lt
 from torch import Tensor, nn
 
 from segsweep.channels import least, num_kept, pairs, taken_out, worth
+from segsweep.losses import by_class
 from segsweep.objectives.objective import Loss, Objective
 from segsweep.types import Batch, DataSpec, SegmenterOutput
 
@@ -67,7 +68,7 @@ class Prune(Objective):
 
     def forward(self, model: nn.Module, batch: Batch, loss: Loss) -> tuple[SegmenterOutput, dict[str, Tensor]]:
         """One training step."""
-        output: SegmenterOutput = model(batch.image)
+        output = by_class(model(batch.image))
         return output, loss(output, batch)
 
     def advance(self, model: nn.Module, done: int, total: int) -> None:

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from annotated_types import Ge, Lt
 from torch import Tensor, nn
 
+from segsweep.losses import by_class
 from segsweep.models.blocks import ConvEncoder, latent_decoder, resize_to
 from segsweep.models.corruption import Corruption
 from segsweep.objectives.objective import Loss, Objective, encoder_of
@@ -108,7 +109,7 @@ class Joint(Objective):
     def forward(self, model: nn.Module, batch: Batch, loss: Loss) -> tuple[SegmenterOutput, dict[str, Tensor]]:
         """One training step."""
         labelled, unlabelled = batch.divide()
-        output: SegmenterOutput = model(labelled.image)
+        output = by_class(model(labelled.image))
         terms = loss(output, labelled)
         if self.has_decoder:
             own = [_unlabelled(loss, output, labelled)["total"]]

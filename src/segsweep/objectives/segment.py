@@ -7,6 +7,7 @@ from typing import Annotated
 from annotated_types import Ge, Lt
 from torch import Tensor, nn
 
+from segsweep.losses import by_class
 from segsweep.models.corruption import Corruption
 from segsweep.objectives.objective import Loss, Objective
 from segsweep.types import Batch, SegmenterOutput
@@ -37,5 +38,5 @@ class Segment(Objective):
 
     def forward(self, model: nn.Module, batch: Batch, loss: Loss) -> tuple[SegmenterOutput, dict[str, Tensor]]:
         """One training step."""
-        output: SegmenterOutput = model(self.corruption(batch.image)[0])
+        output = by_class(model(self.corruption(batch.image)[0]))
         return output, loss(output, batch)

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from annotated_types import Ge, Le
 from torch import Tensor, nn
 
+from segsweep.losses import by_class
 from segsweep.models.pair_vae import PairVAE
 from segsweep.objectives.objective import Loss, Objective
 from segsweep.types import Batch, DataSpec, SegmenterOutput
@@ -121,7 +122,7 @@ class SegmentSynthetic(Objective):
         """One training step; no output if some images are not those of ``batch``."""
         num = max(round(self.share * len(batch.image)), int(self.share > 0))  # one at least, also in the smallest batch
         if num == 0:
-            output: SegmenterOutput = model(batch.image)
+            output = by_class(model(batch.image))
             return output, loss(output, batch)
         image, mask = self.made_up(batch.image, batch.mask)
         kept = len(batch.image) - num
