@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 
+import segsweep.data.windows as windows_module
 from segsweep.data.storage import open_store
 from segsweep.data.windows import Windows, rare_classes
 from tests.sources import Arrays, scenes, spec, three_splits
@@ -38,8 +39,10 @@ def slow_cut(sample, corner, size, ignore_index):
     return image, mask
 
 
+@pytest.mark.parametrize("is_large", [False, True])
 @pytest.mark.parametrize("size", [(4, 4), (7, 12), (40, 33)])
-def test_cut_against_its_definition(mixed, size):
+def test_cut_against_its_definition(mixed, monkeypatch, size, is_large):
+    monkeypatch.setattr(windows_module, "_LARGE", 0 if is_large else 10_000)
     samples, windows = mixed
     corners = np.random.default_rng(0).integers(-25, 30, (24, 2))
     index = torch.arange(24) % len(samples)

@@ -132,12 +132,11 @@ class Augment:
         """
         if not (self.moves or self._intensity.changes):
             return images_NHWC.permute(0, 3, 1, 2).float().div_(255), masks_NHW.long()
-        image = images_NHWC.permute(0, 3, 1, 2)
         if self.moves:
-            image, mask = self._geometry.sample(image, masks_NHW, draws, centre_N2, out, ignore_index)
+            image, mask = self._geometry.sample(images_NHWC, masks_NHW, draws, centre_N2, out, ignore_index)
         else:
             # Channel by channel: the operations below are several times as fast on that on a CPU.
-            image = image.to(torch.float32, memory_format=torch.contiguous_format).div_(255)
+            image = images_NHWC.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format).div_(255)
             mask = masks_NHW.long()
         image, mask = self._intensity.apply(image, mask, draws, ignore_index)
         # Weights of interpolation may add up to a little more than 1.

@@ -26,6 +26,10 @@ class Geometry:
         """Whether anything is switched on."""
         return any((self.hflip, self.vflip, self.rotate, self.zoom != 1, self.shift, self.shear))
 
+    @property
+    def _only_mirrors(self) -> bool:
+        return self.rotate == self.shift == self.shear == 0 and self.zoom == 1
+
     def reach(self, out: tuple[int, int]) -> tuple[int, int]:
         """The window of ``Augment.reach``."""
         half_height, half_width = (out[0] - 1) / 2, (out[1] - 1) / 2
@@ -38,25 +42,39 @@ class Geometry:
 
     def sample(
         self,
-        image: Tensor,
+        images_NHWC: Tensor,
         masks_NHW: Tensor,
         draws: Tensor,
         centre_N2: Tensor,
         out: tuple[int, int],
         ignore_index: int,
     ) -> tuple[Tensor, Tensor]:
-        """Samples the image bilinearly and the mask by nearest neighbour at the same positions.
+        """Samples the image bilinearly and the mask by nearest neighbour at the same positions; mirroring copies.
 
         Shape:
-            image (N, C, H', W') and masks (N, H', W'), uint8 -> image (N, C, h, w) float32 in 0..1, contiguous, and
+            images (N, H', W', C) and masks (N, H', W'), uint8 -> image (N, C, h, w) float32 in 0..1, contiguous, and
             mask (N, h, w) int64.
         """
-        grid = self._grid(draws, centre_N2, image.shape[-2:], out)
+        if self._only_mirrors and images_NHWC.shape[1:3] == out:
+            return self._mirrored(images_NHWC, masks_NHW, draws)
+        image = images_NHWC.permute(0, 3, 1, 2)
+        grid = self._grid(draws, centre_N2, masks_NHW.shape[-2:], out)
         image = F.grid_sample(image.float(), grid, mode="bilinear", padding_mode="reflection", align_corners=False)
         # Outside is zero, which the shift by ignore_index makes "ignored"; floats hold the values of a byte exactly.
         mask = masks_NHW[:, None].float().sub_(ignore_index)
         mask = F.grid_sample(mask, grid, mode="nearest", padding_mode="zeros", align_corners=False)
         return image.div_(255), mask[:, 0].add_(ignore_index).long()
+
+    def _mirrored(self, images_NHWC: Tensor, masks_NHW: Tensor, draws: Tensor) -> tuple[Tensor, Tensor]:
+        for dim, draw, share in ((2, Draw.HFLIP, self.hflip), (1, Draw.VFLIP, self.vflip)):
+            if share:
+                # Whole images out of both: choosing pixel by pixel takes longer than all else here.
+                chosen = torch.arange(len(draws), device=draws.device) + len(draws) * (draws[:, draw] < share)
+                images_NHWC, masks_NHW = (
+                    torch.cat([x, x.flip(dim)]).index_select(0, chosen) for x in (images_NHWC, masks_NHW)
+                )
+        image = images_NHWC.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format)
+        return image.div_(255), masks_NHW.long()
 
     def _grid(self, draws: Tensor, centre_N2: Tensor, window: torch.Size, out: tuple[int, int]) -> Tensor:
         """Source positions in the units of ``grid_sample``, -1..1 from edge to edge: (N, h, w, 2), x before y."""

@@ -12,6 +12,7 @@ from segsweep.data.storage import Split
 log = logging.getLogger(__name__)
 
 _DEVICE_SHARE = 0.25  # of free device memory that the data may take
+_LARGE = 1 << 13  # pixels of a window
 Storage = Literal["auto", "device", "memory"]
 
 
@@ -58,6 +59,14 @@ class Windows:
         Returns:
             images (N, h, w, C) and masks (N, h, w), uint8.
         """
+        if self.images.device.type == "cpu" and size[0] * size[1] >= _LARGE:
+            return self._copied(index, corner_N2, size, ignore_index)
+        return self._gathered(index, corner_N2, size, ignore_index)
+
+    def _gathered(
+        self, index: Tensor, corner_N2: Tensor, size: tuple[int, int], ignore_index: int
+    ) -> tuple[Tensor, Tensor]:
+        """Pixel by pixel, all windows in a few operations."""
         sizes = self.sizes[index]
         rows, is_row = _mirror(corner_N2[:, :1] + torch.arange(size[0]), sizes[:, :1])
         columns, is_column = _mirror(corner_N2[:, 1:] + torch.arange(size[1]), sizes[:, 1:])
@@ -71,6 +80,28 @@ class Windows:
         mask = torch.where(inside, _at(self.masks, pixel), ignore_index)
         return _at(self.images, pixel), mask
 
+    def _copied(
+        self, index: Tensor, corner_N2: Tensor, size: tuple[int, int], ignore_index: int
+    ) -> tuple[Tensor, Tensor]:
+        """Row by row, window after window: on a CPU in a tenth of the time, if windows are large."""
+        images = self.images.new_empty(len(index), *size, self.images.shape[1])
+        masks = self.masks.new_full((len(index), *size), ignore_index)
+        sizes, starts = self.sizes[index].tolist(), self.starts[index].tolist()
+        for n, ((height, width), start, (y, x)) in enumerate(zip(sizes, starts, corner_N2.tolist(), strict=True)):
+            top, left = max(0, -y), max(0, -x)  # of what lies inside the image, in the window
+            bottom, right = min(size[0], height - y), min(size[1], width - x)
+            if max(top, size[0] - bottom) > bottom - top or max(left, size[1] - right) > right - left:
+                one = self._gathered(index[n : n + 1], corner_N2[n : n + 1], size, ignore_index)  # mirrored repeatedly
+                images[n : n + 1], masks[n : n + 1] = one
+                continue
+            inside = slice(top, bottom), slice(left, right)
+            source = slice(y + top, y + bottom), slice(x + left, x + right)
+            images[n][inside] = self.images[start : start + height * width].view(height, width, -1)[source]
+            masks[n][inside] = self.masks[start : start + height * width].view(height, width)[source]
+            _mirror_outwards(images[n, top:bottom], 1, left, right)
+            _mirror_outwards(images[n], 0, top, bottom)
+        return images, masks
+
     def classes_at(self, index: Tensor, y_NT: Tensor, x_NT: Tensor) -> Tensor:
         """Mask values at (N, T) pixels of the images: (N, T) uint8, on the CPU, which waits for the device."""
         pixel = self.starts[index, None] + y_NT * self.sizes[index, 1:] + x_NT
@@ -80,6 +111,14 @@ class Windows:
 def _at(pixels: Tensor, index: Tensor) -> Tensor:
     """``pixels[index]`` by whole rows, which on a CPU takes a third of the time or less."""
     return pixels.index_select(0, index.flatten()).view(*index.shape, *pixels.shape[1:])
+
+
+def _mirror_outwards(image: Tensor, dim: int, start: int, end: int) -> None:
+    """Fills what lies before ``start`` and from ``end`` on with what lies on the other side of that line."""
+    side = image.shape[dim]
+    for at, num, source in ((0, start, start), (end, side - end, 2 * end - side)):
+        if num:
+            image.narrow(dim, at, num).copy_(image.narrow(dim, source, num).flip(dim))
 
 
 def _mirror(position: Tensor, size: Tensor) -> tuple[Tensor, Tensor]:

@@ -17,7 +17,7 @@ from torch.autograd.function import once_differentiable
 from segsweep.losses.valid import for_terms
 from segsweep.types import Batch, SegmenterOutput
 
-_PIECE = 1 << 20  # float32 values: larger maps leave the cache, and with smaller ones starting threads takes longer
+_PIECE = 3 << 19  # float32 values: larger maps leave the cache, and with smaller ones starting threads takes longer
 
 
 class ClassSums(NamedTuple):
@@ -105,8 +105,9 @@ def _pieces(logits_NKHW: Tensor, *maps: Tensor) -> Iterator[tuple[Tensor, ...]]:
     if logits_NKHW.device.type != "cpu":
         yield logits_NKHW, *maps
         return
-    rows = min(height, max(1, _PIECE // (channels * width)))
-    images = max(1, _PIECE // (channels * width * height))
+    values = channels * width * height  # of an image
+    rows = -(-height // -(-values // _PIECE))  # pieces of about equal size
+    images = max(1, _PIECE // values)
     for n in range(0, max(num, 1), images):  # a batch without images has sums, too
         for y in range(0, height, rows):
             yield tuple(x[n : n + images, ..., y : y + rows, :] for x in (logits_NKHW, *maps))
