@@ -3,8 +3,8 @@
     python scripts/benchmark/passes.py
     python scripts/benchmark/passes.py --device cuda --batch-size 64
 
-The loss (cross entropy plus Dice) of bf16 logits, and a map that is resized and concatenated with a skip; both forward
-and backward, by turns.
+The loss (cross entropy plus Dice) of bf16 logits, a map that is resized and concatenated with a skip, the convolution
+that follows, each forward and backward, and the best class of each pixel; by turns.
 """
 
 import time
@@ -14,11 +14,12 @@ import torch
 import torch.nn.functional as F
 from bare import wait_for
 from measure import parser, print_head, print_table, ratios, spread, take_turns
-from torch import Tensor
+from torch import Tensor, nn
 
 from segsweep.allocator import keep_memory_between_steps
-from segsweep.losses import CrossEntropy, Dice, WeightedSum
-from segsweep.models.blocks import repeat_to
+from segsweep.counting import best_class
+from segsweep.losses import CrossEntropy, Dice, WeightedSum, by_class
+from segsweep.models.repetition import conv_of_repeated, repeat
 from segsweep.types import Batch, SegmenterOutput
 
 IGNORED = 255
@@ -41,14 +42,17 @@ def plain_loss(logits: Tensor, mask: Tensor) -> Tensor:
 
 
 def timed(x: Tensor, function: Callable[[Tensor], Tensor]) -> Callable[[], float]:
-    """Milliseconds of a function, and of its backward pass."""
-    gradient = torch.ones_like(function(x))
+    """Milliseconds of a function, and of its backward pass if it has one."""
+    result = function(x)
+    gradient = torch.ones_like(result) if result.is_floating_point() else None
 
     def run() -> float:
-        variable = x.detach().requires_grad_()
+        variable = x.detach().requires_grad_(gradient is not None)
         wait_for(x.device)
         start = time.perf_counter()
-        function(variable).backward(gradient)
+        result = function(variable)
+        if gradient is not None:
+            result.backward(gradient)
         wait_for(x.device)
         return 1e3 * (time.perf_counter() - start)
 
@@ -64,17 +68,32 @@ def losses(logits: Tensor) -> Contest:
     terms = {"cross_entropy": CrossEntropy(classes, IGNORED, "none", 0.0, 1.0), "dice": Dice(IGNORED)}
     own = WeightedSum(dict.fromkeys(terms, 1.0), **terms).to(logits.device)
     return {
-        OURS: timed(logits, lambda x: own(SegmenterOutput(x), batch)["total"]),
+        OURS: timed(logits, lambda x: own(by_class(SegmenterOutput(x)), batch)["total"]),
         PLAIN: timed(logits, lambda x: plain_loss(x, mask)),
     }
+
+
+def best_classes(logits: Tensor) -> Contest:
+    """Of maps (N, K, H, W)."""
+    return {OURS: timed(logits, lambda x: best_class(x)[1]), PLAIN: timed(logits, lambda x: x.max(dim=1).indices)}
 
 
 def resizes(x: Tensor) -> Contest:
     """Of maps (N, D, h, w), to twice their height and width."""
     skip = F.interpolate(x, scale_factor=2.0)
     return {
-        OURS: timed(x, lambda x: torch.cat([repeat_to(x, skip), skip], dim=1)),
+        OURS: timed(x, lambda x: repeat(x, skip)),
         PLAIN: timed(x, lambda x: torch.cat([F.interpolate(x, skip.shape[-2:]), skip], dim=1)),
+    }
+
+
+def convolutions(x: Tensor) -> Contest:
+    """Of maps (N, D, h, w), and a skip of twice their height and width; with the gradient of the kernel."""
+    skip = F.interpolate(x, scale_factor=2.0)
+    conv = nn.Conv2d(2 * CHANNELS, CHANNELS // 2, 3, padding=1, bias=False).to(x, memory_format=torch.channels_last)
+    return {
+        OURS: timed(x, lambda x: conv_of_repeated(conv, x, skip)),
+        PLAIN: timed(x, lambda x: conv(torch.cat([F.interpolate(x, skip.shape[-2:]), skip], dim=1))),
     }
 
 
@@ -90,20 +109,22 @@ def main() -> None:
         values = torch.randn(args.batch_size, channels, side, side, device=args.device)
         return values.bfloat16().to(memory_format=torch.channels_last)
 
+    logits, coarse = maps(args.classes, args.side), maps(CHANNELS, args.side // 4)
+    whole = f"{args.batch_size} x {args.classes} x {args.side}x{args.side}"
+    half = f"{args.batch_size} x {CHANNELS} x {args.side // 2}x{args.side // 2}"
     contests = {
-        f"cross entropy plus Dice, {args.batch_size} x {args.classes} x {args.side}x{args.side}": losses(
-            maps(args.classes, args.side)
-        ),
-        f"resize and concatenate, {args.batch_size} x {CHANNELS} x {args.side // 2}x{args.side // 2}": resizes(
-            maps(CHANNELS, args.side // 4)
-        ),
+        f"cross entropy plus Dice, {whole}": losses(logits),
+        f"best class, {whole}, channels last": best_classes(logits),
+        f"best class, {whole}, class by class": best_classes(logits.contiguous()),
+        f"resize to {half} and concatenate": resizes(coarse),
+        f"the same and a 3x3 convolution to {CHANNELS // 2} channels": convolutions(coarse),
     }
     rows = []
     for name, contest in contests.items():
         found = take_turns(contest, args.rounds)
         cells = [spread(found[by], 1) for by in (OURS, PLAIN)]
         rows.append((name, *cells, spread(ratios(found[PLAIN], found[OURS]))))
-    print_table(("forward and backward", OURS, PLAIN, "ours is faster by"), rows)
+    print_table(("forward, and backward where there is one", OURS, PLAIN, "ours is faster by"), rows)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -230,7 +231,8 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def versions() -> dict[str, str]:
+@cache
+def versions() -> Mapping[str, str]:
     """Versions of the packages that decide results."""
     from importlib.metadata import version  # here, because it takes 15 ms to import
 
@@ -239,17 +241,30 @@ def versions() -> dict[str, str]:
 
 def git_state() -> dict[str, str | bool] | None:
     """Commit of the source tree that this package runs from, and whether it has changes; None if it is no checkout."""
-
-    def git(*arguments: str) -> str:
-        command = ["git", "-C", str(Path(__file__).parent), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
-
     try:
-        if not git("ls-files", "--error-unmatch", Path(__file__).name):
+        if not is_checkout():
             return None
-        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain", "--untracked-files=no"))}
+        lines = _git("status", "--porcelain=v2", "--branch", "--untracked-files=no").splitlines()
     except (OSError, subprocess.SubprocessError):
         return None
+    commit = next((line.split()[2] for line in lines if line.startswith("# branch.oid ")), "(initial)")
+    is_dirty = any(not line.startswith("#") for line in lines)
+    return None if commit == "(initial)" else {"commit": commit, "dirty": is_dirty}
+
+
+@cache
+def is_checkout() -> bool:
+    """Whether this package is a part of the git repository that it lies in, and not just installed within it.
+
+    Raises:
+        OSError, subprocess.SubprocessError: git does not say.
+    """
+    return bool(_git("ls-files", "--error-unmatch", Path(__file__).name))
+
+
+def _git(*arguments: str) -> str:
+    command = ["git", "-C", str(Path(__file__).parent), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
 
 
 def refuse_other_config(folder: Path, before: Mapping[str, Any], facts: Mapping[str, Any]) -> None:

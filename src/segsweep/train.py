@@ -165,7 +165,7 @@ def identity(plain: dict[str, Any]) -> dict[str, Any]:
         "config": redact(semantic_part(plain)),
         "metric_version": metrics.VERSION,
         "git": git_state(),
-        "versions": versions(),
+        "versions": dict(versions()),
         "precision": plain["trainer"]["precision"],
         "devices": plain["trainer"]["devices"],
         "pretrained": plain["model"].get("encoder_weights"),

@@ -110,7 +110,7 @@ def _record(
         "fingerprint": fingerprint,
         "fingerprint_without_seed": without_seed,
         "metric_version": VERSION,
-        "versions": versions(),
+        "versions": dict(versions()),
         "evaluated": {"runs": [run.name for run in runs], "weights_sha256": weights, **settings},
         "data": {
             **{key: about_data[key] for key in ("fingerprint", "split_sizes", "size")},

@@ -5,8 +5,10 @@ import os
 import sys
 import traceback
 from collections.abc import Callable
+from functools import cache
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
 from segsweep.allocator import keep_memory_between_steps
 from segsweep.endings import classify
@@ -57,5 +59,14 @@ def _limit_threads(threads: int) -> None:
     """Libraries that are imported already have read the environment of the server."""
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(threads)
-    if "threadpoolctl" in sys.modules:  # comes with scikit-learn and knows numpy's and scipy's libraries
-        sys.modules["threadpoolctl"].threadpool_limits(threads)
+    if (pools := thread_pools()) is not None:
+        pools.limit(limits=threads)
+
+
+@cache
+def thread_pools() -> Any:
+    """The libraries that have threads, numpy's and scipy's; the server finds them once for all jobs.
+
+    None without threadpoolctl, which comes with scikit-learn.
+    """
+    return sys.modules["threadpoolctl"].ThreadpoolController() if "threadpoolctl" in sys.modules else None

@@ -31,6 +31,7 @@ WARM = (
     "tensorboard.plugins.hparams.api_pb2",
     "pytorch_lightning",
     "safetensors.torch",
+    "hydra._internal.logging_config",  # Hydra imports it where it is used
     "sklearn.datasets",
     "segsweep.callbacks",
     "segsweep.inspection",

@@ -1,4 +1,7 @@
-"""Imported last by the server that jobs are forked from: what may be broken, a heap to share, and a silent end."""
+"""Imported last by the server that jobs are forked from.
+
+What may be broken, facts that are the same for all jobs, a heap to share, and a silent end.
+"""
 
 import atexit
 import contextlib
@@ -9,6 +12,16 @@ import sys
 if any("multiprocessing.forkserver" in argument for argument in sys.orig_argv):  # nowhere else
     with contextlib.suppress(Exception):  # broken, it is the matter of the jobs that need it
         import segmentation_models_pytorch as smp  # noqa: F401
+
+    with contextlib.suppress(Exception):  # git may be missing
+        from segsweep.run import is_checkout, versions
+
+        versions()
+        is_checkout()
+    with contextlib.suppress(Exception):
+        from segsweep.sweep.child import thread_pools
+
+        thread_pools()
 
     gc.collect()
     # A collection in a child would touch, and so copy, every page of the shared heap: 1.3 s instead of 0.2 s.
