@@ -3,10 +3,11 @@
 import pytest
 import torch
 from torch import nn
+from torch.func import functional_call, stack_module_state, vmap
 from torch.profiler import profile
 
 from segsweep import config
-from segsweep.models import repetition
+from segsweep.models import repetition, smp
 from segsweep.models.repetition import conv_of_repeated, repeat, with_own_gradient
 
 MODELS = {
@@ -80,10 +81,11 @@ def test_any_other_convolution_goes_the_plain_way(always, conv):
     assert not always
 
 
-def test_a_hook_sees_the_convolution(always):
+@pytest.mark.parametrize("hook", ["forward_hook", "forward_pre_hook", "full_backward_hook", "full_backward_pre_hook"])
+def test_a_hook_sees_the_convolution(always, hook):
     conv, seen = nn.Conv2d(2, 3, 3, padding=1), []
-    conv.register_forward_hook(lambda *_: seen.append(1))
-    conv_of_repeated(conv, random(1, 2, 4, 4, dtype=torch.float32))
+    getattr(conv, f"register_{hook}")(lambda *_: seen.append(1))
+    conv_of_repeated(conv, random(1, 2, 4, 4, dtype=torch.float32)).sum().backward()
     assert seen
     assert not always
 
@@ -92,6 +94,39 @@ def test_a_skip_of_an_odd_size_goes_the_plain_way(always):
     conv, x, skip = nn.Conv2d(3, 3, 3, padding=1).double(), random(1, 2, 4, 4), random(1, 1, 7, 8)
     assert torch.equal(conv_of_repeated(conv, x, skip), conv(repeat(x, skip)))
     assert not always
+
+
+def test_a_skip_of_one_channel(always):
+    conv, x, skip = nn.Conv2d(3, 3, 3, padding=1).double(), random(1, 2, 4, 4), random(1, 1, 8, 8)
+    torch.testing.assert_close(conv_of_repeated(conv, x, skip), conv(repeat(x, skip)), rtol=1e-12, atol=1e-12)
+    assert len(always) == 1
+
+
+def test_maps_of_two_precisions_go_the_plain_way(always):
+    conv, x, skip = nn.Conv2d(3, 3, 3, padding=1).double(), random(1, 2, 4, 4), random(1, 1, 8, 8, dtype=torch.float32)
+    assert torch.equal(conv_of_repeated(conv, x, skip), conv(repeat(x, skip)))
+    assert not always
+
+
+def test_a_stack_goes_the_plain_way(always):
+    convs = [nn.Conv2d(2, 3, 3, padding=1) for _ in range(2)]
+    parameters, _ = stack_module_state(convs)
+    x = torch.randn(2, 1, 2, 4, 4)
+    found = vmap(lambda own, x: functional_call(Up(convs[0]), {f"conv.{k}": v for k, v in own.items()}, (x,)))(
+        parameters, x
+    )
+    expected = torch.stack([conv(repeat(one)) for conv, one in zip(convs, x, strict=True)])
+    torch.testing.assert_close(found, expected)
+    assert not always
+
+
+class Up(nn.Module):
+    def __init__(self, conv):
+        super().__init__()
+        self.conv = conv
+
+    def forward(self, x):
+        return conv_of_repeated(self.conv, x)
 
 
 def test_small_maps_go_the_plain_way():
@@ -112,7 +147,8 @@ def test_a_network_trains_alike_both_ways(always, monkeypatch, composer, name):
         return [p.grad.clone() for p in model.parameters() if p.grad is not None]
 
     quick, calls = gradients(), len(always)
-    monkeypatch.setattr(repetition, "_pays", lambda *_: False)
+    for module in (repetition, smp):
+        monkeypatch.setattr(module, "pays", lambda *_: False)
     plain = gradients()
     assert calls
     assert len(always) == calls

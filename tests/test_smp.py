@@ -1,10 +1,13 @@
 """The door to segmentation-models-pytorch: its names, its arguments, its pretrained weights, and sizes of any kind."""
 
+import copy
+import pickle
 import re
 
 import pytest
 import torch
 
+from segsweep.models import repetition
 from segsweep.models.smp import SMP
 
 smp = pytest.importorskip("segmentation_models_pytorch")
@@ -86,6 +89,26 @@ def test_every_architecture_is_the_librarys_own(arch):
         width = 152 if ours.encoder.stride == 8 else 160
         padded = torch.nn.functional.pad(image[..., :121, :150], (0, width - 150, 0, 7))
         torch.testing.assert_close(ours(image[..., :121, :150]).logits, theirs(padded)[..., :121, :150])
+
+
+@pytest.mark.parametrize("options", [{"decoder_attention_type": "scse"}, {"decoder_interpolation": "bilinear"}, {}])
+def test_a_unet_is_the_librarys_own_while_it_trains(monkeypatch, options):
+    monkeypatch.setattr(repetition, "_LEAST_PIXELS", 0)
+    monkeypatch.setattr(repetition, "_LEAST_PRODUCTS", 0)
+    ours = build(options=options).double().to(memory_format=torch.channels_last)
+    image = torch.randn(2, 3, 64, 64, dtype=torch.float64).to(memory_format=torch.channels_last)
+    library = copy.deepcopy(ours)
+    for block in library.decoder.blocks:
+        block.__class__ = type(block).__base__
+    assert torch.equal(ours.eval()(image).logits, library.eval()(image).logits)
+    torch.testing.assert_close(ours.train()(image).logits, library.train()(image).logits, rtol=1e-10, atol=1e-10)
+
+
+def test_a_unet_can_be_pickled_and_copied():
+    model = build().eval()
+    image = torch.randn(1, 3, 64, 64)
+    for other in (pickle.loads(pickle.dumps(model)), copy.deepcopy(model)):
+        assert torch.equal(other(image).logits, model(image).logits)
 
 
 def test_parts_that_do_nothing_are_left_out():

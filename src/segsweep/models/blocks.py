@@ -1,5 +1,6 @@
 """Blocks that several segmenters share, so that families differ only where they mean to."""
 
+from collections import OrderedDict
 from itertools import pairwise
 
 import torch
@@ -97,8 +98,11 @@ def latent_decoder(latent_channels: int, widths: tuple[int, ...], out_channels: 
     Shape:
         (N, D, h, w) -> (N, out_channels, h * stride, w * stride) with stride ``2 ** (len(widths) - 1)``.
     """
-    layers = [UpBlock(i, o, num_convs=1) for i, o in pairwise((latent_channels, *widths[-2::-1]))]
-    return nn.Sequential(*layers, nn.Conv2d(widths[0] if len(widths) > 1 else latent_channels, out_channels, 1))
+    ups = [UpBlock(i, o, num_convs=1) for i, o in pairwise((latent_channels, *widths[-2::-1]))]
+    last = nn.Conv2d(widths[0] if ups else latent_channels, out_channels, 1)
+    # Odd numbers: as when a resize stood before each, so that weights of earlier runs fit.
+    layers = {str(2 * i + 1): up for i, up in enumerate(ups)} | {str(2 * len(ups)): last}
+    return nn.Sequential(OrderedDict(layers))
 
 
 def ceil_div(number: int, divisor: int) -> int:

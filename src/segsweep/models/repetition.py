@@ -60,11 +60,12 @@ def conv_of_repeated(conv: nn.Conv2d, x: Tensor, skip: Tensor | None = None) -> 
     Returns:
         (N, E, H, W), (N, E, 2h, 2w) without a skip.
     """
-    if not _pays(conv, x, skip):
+    if not pays(conv, x, skip):
         return conv(repeat(x, skip))  # type: ignore[no-any-return]
     weight, of_skip, bias = conv.weight[:, : x.shape[1]], None, conv.bias
     if skip is not None:
         of_skip, bias = F.conv2d(skip, conv.weight[:, x.shape[1] :], bias, padding=1), None
+        of_skip = of_skip.contiguous(memory_format=torch.channels_last)  # one of a single channel may have any layout
     bias = None if bias is None else bias.repeat(2)
     # Rows of even and of odd numbers. Of a row's pixels the odd ones come first: behind each other in memory, channels
     # of one coarse pixel and of the next are then those of fine pixels in their order, one column further left.
@@ -75,18 +76,26 @@ def conv_of_repeated(conv: nn.Conv2d, x: Tensor, skip: Tensor | None = None) -> 
     return result
 
 
-def _pays(conv: nn.Conv2d, x: Tensor, skip: Tensor | None) -> bool:
+def pays(conv: nn.Conv2d, x: Tensor, skip: Tensor | None) -> bool:
+    """Whether ``conv_of_repeated`` takes the quick way: it is right for these arguments, and there is enough to do."""
+    # In a stack (torch.vmap) nothing requires a gradient, and what follows could not be asked there.
     if not (conv.training and x.requires_grad and x.device.type == "cpu") or torch.compiler.is_compiling():
         return False
     pixels = x.shape[0] * x.shape[2] * x.shape[3]
     if pixels < _LEAST_PIXELS or pixels * x.shape[1] * conv.out_channels < _LEAST_PRODUCTS:
         return False
-    is_plain = type(conv) is nn.Conv2d and not (conv._forward_hooks or conv._forward_pre_hooks or conv._backward_hooks)
     settings = (conv.kernel_size, conv.stride, conv.padding, conv.dilation, conv.groups, conv.padding_mode)
-    if not is_plain or settings != ((3, 3), (1, 1), (1, 1), (1, 1), 1, "zeros"):
+    if not _is_plain(conv) or settings != ((3, 3), (1, 1), (1, 1), (1, 1), 1, "zeros"):
         return False
-    is_twice = skip is None or (skip.shape[-2], skip.shape[-1]) == (2 * x.shape[-2], 2 * x.shape[-1])
-    return is_twice and all(y is None or y.is_contiguous(memory_format=torch.channels_last) for y in (x, skip))
+    maps = [x] if skip is None else [x, skip]
+    is_alike = all(y.dtype == x.dtype and y.is_contiguous(memory_format=torch.channels_last) for y in maps)
+    return is_alike and (skip is None or (skip.shape[-2], skip.shape[-1]) == (2 * x.shape[-2], 2 * x.shape[-1]))
+
+
+def _is_plain(conv: nn.Module) -> bool:
+    """Whether nobody would notice that the module itself is not called."""
+    hooks = (conv._forward_hooks, conv._forward_pre_hooks, conv._backward_hooks, conv._backward_pre_hooks)
+    return type(conv) is nn.Conv2d and "forward" not in vars(conv) and not any(hooks)
 
 
 def _merged(weight: Tensor, dim: int) -> tuple[Tensor, Tensor]:

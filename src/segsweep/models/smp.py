@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from segsweep.models.blocks import ceil_div
-from segsweep.models.repetition import conv_of_repeated, with_own_gradient
+from segsweep.models.repetition import conv_of_repeated, pays, with_own_gradient
 from segsweep.types import SegmenterOutput
 
 # Arguments of the library's classes that have an owner here, or would change what a segmenter returns.
@@ -178,15 +178,12 @@ class _OwnGradients(TorchFunctionMode):
 
 @cache
 def _quick_unet_block() -> type[nn.Module]:
-    """The library's block of a U-Net decoder, that goes up by ``conv_of_repeated`` where it does what that does."""
+    """The library's block of a U-Net decoder, which goes up by ``conv_of_repeated`` where that pays."""
     from segmentation_models_pytorch.decoders.unet.decoder import UnetDecoderBlock
 
     class QuickUnetDecoderBlock(UnetDecoderBlock):  # type: ignore[misc]
         def forward(self, x: Tensor, height: int, width: int, skip_connection: Tensor | None = None) -> Tensor:
-            is_nearest = self.interpolation_mode == "nearest"
-            is_attentive = not isinstance(self.attention1.attention, nn.Identity)
-            is_twice = (height, width) == (2 * x.shape[-2], 2 * x.shape[-1])
-            if not (is_nearest and is_twice) or (is_attentive and skip_connection is not None):
+            if not (self.training and self._only_repeats(x, height, width, skip_connection)):
                 return super().forward(x, height, width, skip_connection)  # type: ignore[no-any-return]
             conv, *others = self.conv1
             x = conv_of_repeated(conv, x, skip_connection)
@@ -194,7 +191,21 @@ def _quick_unet_block() -> type[nn.Module]:
                 x = layer(x)
             return x
 
+        def _only_repeats(self, x: Tensor, height: int, width: int, skip_connection: Tensor | None) -> bool:
+            is_attentive = not isinstance(getattr(self.attention1, "attention", None), nn.Identity)
+            is_twice = (height, width) == (2 * x.shape[-2], 2 * x.shape[-1])
+            if self.interpolation_mode != "nearest" or not is_twice or (is_attentive and skip_connection is not None):
+                return False
+            return pays(self.conv1[0], x, skip_connection)
+
+    QuickUnetDecoderBlock.__qualname__ = "QuickUnetDecoderBlock"  # for pickle, which asks this module for it
     return QuickUnetDecoderBlock
+
+
+def __getattr__(name: str) -> Any:
+    if name == "QuickUnetDecoderBlock":
+        return _quick_unet_block()
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def _quicken(decoder: nn.Module) -> None:
