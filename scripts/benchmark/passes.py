@@ -4,7 +4,7 @@
     python scripts/benchmark/passes.py --device cuda --batch-size 64
 
 The loss (cross entropy plus Dice) of bf16 logits, a map that is resized and concatenated with a skip, the convolution
-that follows, each forward and backward, and the best class of each pixel; by turns.
+that follows, one of a deep, narrow map, each forward and backward, and the best class of each pixel; by turns.
 """
 
 import time
@@ -19,11 +19,13 @@ from torch import Tensor, nn
 from segsweep.allocator import keep_memory_between_steps
 from segsweep.counting import best_class
 from segsweep.losses import CrossEntropy, Dice, WeightedSum, by_class
+from segsweep.models.narrow_maps import Conv2d
 from segsweep.models.repetition import conv_of_repeated, repeat
 from segsweep.types import Batch, SegmenterOutput
 
 IGNORED = 255
 CHANNELS = 64  # of a resized map, and of the skip that it is concatenated with
+DEEP = 512  # channels of the deepest map
 OURS, PLAIN = "ours, ms", "plain, ms"
 Contest = dict[str, Callable[[], float]]
 
@@ -97,6 +99,15 @@ def convolutions(x: Tensor) -> Contest:
     }
 
 
+def narrow_convolutions(x: Tensor) -> Contest:
+    """Of maps (N, DEEP, h, w); with the gradient of the kernel."""
+    ours, plain = (
+        kind(DEEP, DEEP, 3, padding=1, bias=False).to(x, memory_format=torch.channels_last)
+        for kind in (Conv2d, nn.Conv2d)
+    )
+    return {OURS: timed(x, ours), PLAIN: timed(x, plain)}
+
+
 def main() -> None:
     options = parser(__doc__, rounds=9, batch_size=16, side=320, classes=11)
     options.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
@@ -110,6 +121,7 @@ def main() -> None:
         return values.bfloat16().to(memory_format=torch.channels_last)
 
     logits, coarse = maps(args.classes, args.side), maps(CHANNELS, args.side // 4)
+    deep = args.side // 32
     whole = f"{args.batch_size} x {args.classes} x {args.side}x{args.side}"
     half = f"{args.batch_size} x {CHANNELS} x {args.side // 2}x{args.side // 2}"
     contests = {
@@ -118,6 +130,7 @@ def main() -> None:
         f"best class, {whole}, class by class": best_classes(logits.contiguous()),
         f"resize to {half} and concatenate": resizes(coarse),
         f"the same and a 3x3 convolution to {CHANNELS // 2} channels": convolutions(coarse),
+        f"3x3 convolution, {args.batch_size} x {DEEP} x {deep}x{deep}": narrow_convolutions(maps(DEEP, deep)),
     }
     rows = []
     for name, contest in contests.items():

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from segsweep.models.narrow_maps import Conv2d
 from segsweep.models.repetition import conv_of_repeated
 
 
@@ -15,7 +16,7 @@ def conv_block(in_channels: int, out_channels: int, num_convs: int = 2) -> nn.Se
     layers: list[nn.Module] = []
     for i in range(num_convs):
         layers += [
-            nn.Conv2d(in_channels if i == 0 else out_channels, out_channels, 3, padding=1, bias=False),
+            Conv2d(in_channels if i == 0 else out_channels, out_channels, 3, padding=1, bias=False),
             nn.BatchNorm2d(out_channels),
             nn.ReLU(inplace=True),
         ]

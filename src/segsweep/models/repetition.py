@@ -20,6 +20,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from segsweep.models.narrow_maps import Conv2d
+
 # With less to do, starting more operations takes longer than what they spare.
 _LEAST_PIXELS = 4_000  # of the coarse maps of a batch
 _LEAST_PRODUCTS = 40_000_000  # these pixels times channels in times channels out
@@ -95,7 +97,7 @@ def pays(conv: nn.Conv2d, x: Tensor, skip: Tensor | None) -> bool:
 def _is_plain(conv: nn.Module) -> bool:
     """Whether nobody would notice that the module itself is not called."""
     hooks = (conv._forward_hooks, conv._forward_pre_hooks, conv._backward_hooks, conv._backward_pre_hooks)
-    return type(conv) is nn.Conv2d and "forward" not in vars(conv) and not any(hooks)
+    return type(conv) in (nn.Conv2d, Conv2d) and "forward" not in vars(conv) and not any(hooks)
 
 
 def _merged(weight: Tensor, dim: int) -> tuple[Tensor, Tensor]:

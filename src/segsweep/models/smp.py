@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from segsweep.models.blocks import ceil_div
+from segsweep.models.narrow_maps import Conv2d
 from segsweep.models.repetition import conv_of_repeated, pays, with_own_gradient
 from segsweep.types import SegmenterOutput
 
@@ -144,7 +145,7 @@ class SMP(nn.Module):
         halvings = 2 if self.arch == "DPT" else 1  # its decoder halves the last map of the encoder
         self.encoder = SMPEncoder(network.encoder, int(network.encoder.output_stride) * halvings)
         self.decoder, self.head = network.decoder, network.segmentation_head
-        _quicken(self.decoder)
+        _quicken(self)
 
     def forward(self, image: Tensor) -> SegmenterOutput:
         """Segments a batch of images."""
@@ -208,11 +209,11 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-def _quicken(decoder: nn.Module) -> None:
-    quick = _quick_unet_block()
-    for block in decoder.modules():
-        if type(block) is quick.__base__:
-            block.__class__ = quick
+def _quicken(network: nn.Module) -> None:
+    block = _quick_unet_block()
+    quick: dict[type, type] = {nn.Conv2d: Conv2d, block.__mro__[1]: block}
+    for module in network.modules():
+        module.__class__ = quick.get(type(module), type(module))
 
 
 def _library() -> Any:
