@@ -7,8 +7,9 @@ from torch.func import functional_call, stack_module_state, vmap
 from torch.profiler import profile
 
 from segsweep import config
-from segsweep.models import repetition, smp
+from segsweep.models import repetition
 from segsweep.models.repetition import conv_of_repeated, repeat, with_own_gradient
+from segsweep.models.smp import quick as quick_blocks
 
 MODELS = {
     "unet": [],
@@ -147,7 +148,7 @@ def test_a_network_trains_alike_both_ways(always, monkeypatch, composer, name):
         return [p.grad.clone() for p in model.parameters() if p.grad is not None]
 
     quick, calls = gradients(), len(always)
-    for module in (repetition, smp):
+    for module in (repetition, quick_blocks):
         monkeypatch.setattr(module, "pays", lambda *_: False)
     plain = gradients()
     assert calls

@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from torch.overrides import TorchFunctionMode
 
 from segsweep.models.narrow_maps import Conv2d
 
@@ -44,6 +45,15 @@ def with_own_gradient(resized: Tensor) -> Tensor:
     if resized.requires_grad and resized.device.type == "cpu" and not torch.compiler.is_compiling():
         resized.register_hook(_by_itself)  # type: ignore[no-untyped-call]
     return resized
+
+
+class OwnGradients(TorchFunctionMode):
+    """Does for what another library resizes what ``repeat`` does for the models here."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Calls the function."""
+        result = func(*args, **(kwargs or {}))
+        return with_own_gradient(result) if func is F.interpolate else result
 
 
 def _by_itself(gradient: Tensor) -> Tensor:

@@ -1,0 +1,37 @@
+"""Parts of the library that train sooner on a CPU, in the place of its own; imported where a model is built."""
+
+from segmentation_models_pytorch.decoders.unet.decoder import UnetDecoderBlock
+from torch import Tensor, nn
+
+from segsweep.models.narrow_maps import Conv2d
+from segsweep.models.repetition import conv_of_repeated, pays
+
+
+class QuickUnetDecoderBlock(UnetDecoderBlock):  # type: ignore[misc]
+    """The library's block of a U-Net decoder, which goes up by ``conv_of_repeated`` where that pays."""
+
+    def forward(self, x: Tensor, height: int, width: int, skip_connection: Tensor | None = None) -> Tensor:
+        """Maps (N, D, h, w) to (N, E, height, width)."""
+        if not (self.training and self._only_repeats(x, height, width, skip_connection)):
+            return super().forward(x, height, width, skip_connection)  # type: ignore[no-any-return]
+        conv, *others = self.conv1
+        x = conv_of_repeated(conv, x, skip_connection)
+        for layer in (*others, self.conv2, self.attention2):
+            x = layer(x)
+        return x
+
+    def _only_repeats(self, x: Tensor, height: int, width: int, skip_connection: Tensor | None) -> bool:
+        is_attentive = not isinstance(getattr(self.attention1, "attention", None), nn.Identity)
+        is_twice = (height, width) == (2 * x.shape[-2], 2 * x.shape[-1])
+        if self.interpolation_mode != "nearest" or not is_twice or (is_attentive and skip_connection is not None):
+            return False
+        return pays(self.conv1[0], x, skip_connection)
+
+
+_QUICK: dict[type, type] = {UnetDecoderBlock: QuickUnetDecoderBlock, nn.Conv2d: Conv2d}
+
+
+def quicken(network: nn.Module) -> None:
+    """Changes the class of modules that have a quick one; parameters and names stay what they are."""
+    for module in network.modules():
+        module.__class__ = _QUICK.get(type(module), type(module))
