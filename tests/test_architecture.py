@@ -71,9 +71,8 @@ def name_of(file: Path) -> str:
 
 
 @cache
-def imports(file: Path, inside_functions: bool = True) -> set[str]:
-    tree = ast.parse(file.read_text())
-    nodes = list(ast.walk(tree) if inside_functions else tree.body)
+def imports(file: Path) -> set[str]:
+    nodes = list(ast.walk(ast.parse(file.read_text())))
     found = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
     for node in nodes:
         if isinstance(node, ast.ImportFrom) and node.module:

@@ -6,8 +6,9 @@ import pickle
 import pytest
 import torch
 from torch import nn
-from torch.func import functional_call, stack_module_state, vmap
+from torch.func import functional_call, grad, stack_module_state, vmap
 
+from segsweep import config
 from segsweep.models import narrow_maps
 from segsweep.models.narrow_maps import Conv2d, gradient_of_weight
 
@@ -21,16 +22,16 @@ CASES = {  # out channels, kernel, stride, padding
 
 @pytest.fixture
 def always(monkeypatch):
-    """Makes the gradient anew for the smallest maps, on any CPU, and counts how often."""
+    """Takes the own way for the smallest maps, on any CPU, and counts how often."""
     monkeypatch.setattr(narrow_maps, "_LEAST_PRODUCTS", 0)
     monkeypatch.setattr(narrow_maps, "_has_matrix_units", lambda: True)
-    calls, own = [], narrow_maps.gradient_of_weight
+    calls, apply = [], narrow_maps._Convolution.apply
 
     def counted(*args):
         calls.append(args)
-        return own(*args)
+        return apply(*args)
 
-    monkeypatch.setattr(narrow_maps, "gradient_of_weight", counted)
+    monkeypatch.setattr(narrow_maps._Convolution, "apply", counted)
     return calls
 
 
@@ -71,26 +72,48 @@ def test_a_convolution_trains_as_torch_has_it(always, of_input):
 
 
 @pytest.mark.parametrize(
-    ("why", "conv", "size", "precision"),
+    ("why", "conv", "size", "autocast"),
     [
-        ("wide", Conv2d(2, 3, 3, padding=1, bias=False), (4, 13), "bf16"),
-        ("float32", Conv2d(2, 3, 3, padding=1, bias=False), (4, 4), "float32"),
-        ("float64 under autocast", Conv2d(2, 3, 3, padding=1, bias=False).double(), (4, 4), "bf16"),
-        ("bias", Conv2d(2, 3, 3, padding=1), (4, 4), "bf16"),
-        ("dilation", Conv2d(2, 3, 3, padding=1, dilation=2, bias=False), (6, 6), "bf16"),
-        ("groups", Conv2d(2, 4, 3, padding=1, groups=2, bias=False), (4, 4), "bf16"),
-        ("other padding", Conv2d(2, 3, 3, padding=1, padding_mode="reflect", bias=False), (4, 4), "bf16"),
-        ("padding by name", Conv2d(2, 3, 3, padding="same", bias=False), (4, 4), "bf16"),
-        ("frozen", Conv2d(2, 3, 3, padding=1, bias=False).requires_grad_(False), (4, 4), "bf16"),
+        ("wide", Conv2d(2, 3, 3, padding=1, bias=False), (4, 13), torch.bfloat16),
+        ("float32", Conv2d(2, 3, 3, padding=1, bias=False), (4, 4), None),
+        ("float16", Conv2d(2, 3, 3, padding=1, bias=False).bfloat16(), (4, 4), torch.float16),
+        ("bias", Conv2d(2, 3, 3, padding=1), (4, 4), torch.bfloat16),
+        ("dilation", Conv2d(2, 3, 3, padding=1, dilation=2, bias=False), (6, 6), torch.bfloat16),
+        ("groups", Conv2d(2, 4, 3, padding=1, groups=2, bias=False), (4, 4), torch.bfloat16),
+        ("other padding", Conv2d(2, 3, 3, padding=1, padding_mode="reflect", bias=False), (4, 4), torch.bfloat16),
+        ("padding by name", Conv2d(2, 3, 3, padding="same", bias=False), (4, 4), torch.bfloat16),
+        ("frozen", Conv2d(2, 3, 3, padding=1, bias=False).requires_grad_(False), (4, 4), torch.bfloat16),
+        ("no batch", Conv2d(2, 3, 3, padding=1, bias=False), (4, 4), torch.bfloat16),
     ],
 )
-def test_any_other_convolution_is_torchs(always, why, conv, size, precision):
+def test_any_other_convolution_is_torchs(always, why, conv, size, autocast):
     x = torch.randn(2, 2, *size, dtype=conv.weight.dtype, requires_grad=True)
-    with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
-        result = conv(x)
+    with torch.autocast("cpu", autocast or torch.bfloat16, enabled=autocast is not None):
+        result = conv(x[0] if why == "no batch" else x)
     result.sum().backward()
     assert torch.isfinite(x.grad).all()
-    assert not always, why
+    assert not always
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+def test_precisions_that_torch_refuses_are_refused(always, autocast):
+    conv = Conv2d(2, 3, 3, padding=1, bias=False).to(torch.float64 if autocast else torch.float32)
+    x = torch.randn(2, 2, 4, 4, dtype=torch.float32 if autocast else torch.bfloat16)
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast), pytest.raises(RuntimeError, match="type"):
+        conv(x)
+    assert not always
+
+
+@pytest.mark.parametrize(
+    "limit", [("_LEAST_PRODUCTS", 2 * 4 * 4 * 2 * 9 * 3 + 1), ("_MOST_VALUES", 2 * 4 * 4 * 2 * 9 - 1)]
+)
+def test_with_too_little_or_too_much_to_do_it_is_torchs(always, monkeypatch, limit):
+    conv, x = Conv2d(2, 3, 3, padding=1, bias=False).bfloat16(), torch.randn(2, 2, 4, 4).bfloat16()
+    conv(x)
+    assert len(always) == 1
+    monkeypatch.setattr(narrow_maps, *limit)
+    conv(x)
+    assert len(always) == 1
 
 
 def test_without_gradients_and_without_matrix_units_it_is_torchs(always, monkeypatch):
@@ -102,20 +125,6 @@ def test_without_gradients_and_without_matrix_units_it_is_torchs(always, monkeyp
     assert not always
 
 
-def test_an_image_without_a_batch_is_torchs(always):
-    conv = Conv2d(2, 3, 3, padding=1, bias=False).bfloat16()
-    conv(torch.randn(2, 4, 4).bfloat16()).sum().backward()
-    assert conv.weight.grad is not None
-    assert not always
-
-
-def test_with_little_to_do_it_is_torchs(monkeypatch):
-    monkeypatch.setattr(narrow_maps, "_has_matrix_units", lambda: True)
-    monkeypatch.setattr(narrow_maps, "gradient_of_weight", None)
-    conv = Conv2d(2, 3, 3, padding=1, bias=False).bfloat16()
-    conv(torch.randn(2, 2, 4, 4).bfloat16()).sum().backward()
-
-
 def test_a_stack_is_torchs(always):
     convs = [Conv2d(2, 3, 3, padding=1, bias=False).bfloat16() for _ in range(2)]
     parameters, _ = stack_module_state(convs)
@@ -124,7 +133,47 @@ def test_a_stack_is_torchs(always):
     found.sum().backward()
     expected = torch.stack([conv(one) for conv, one in zip(convs, x, strict=True)])
     torch.testing.assert_close(found, expected)
-    assert not always
+    assert len(always) == len(convs)  # each alone
+
+
+@pytest.mark.parametrize("way", ["vmap", "per sample", "twice"])
+def test_transforms_pass(always, way):
+    ours = Conv2d(2, 3, 3, padding=1, bias=False).bfloat16()
+    plain = nn.Conv2d(2, 3, 3, padding=1, bias=False).bfloat16()
+    plain.load_state_dict(ours.state_dict())
+    x = torch.randn(4, 1, 2, 4, 4).bfloat16()
+
+    def result(conv):
+        if way == "vmap":
+            return vmap(conv)(x)
+        if way == "per sample":
+            own = dict(conv.named_parameters())
+            loss = grad(lambda own, one: functional_call(conv, own, (one,)).square().sum())
+            return vmap(loss, in_dims=(None, 0))(own, x)["weight"]
+        image = x[0].clone().requires_grad_()
+        (first,) = torch.autograd.grad(conv(image).square().sum(), image, create_graph=True)
+        return torch.autograd.grad(first.square().sum(), conv.weight)[0]
+
+    torch.testing.assert_close(result(ours), result(plain), rtol=2**-6, atol=2**-6)
+    assert always
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_compiler_sees_one_graph():
+    conv = Conv2d(2, 3, 3, padding=1, bias=False)
+    graphs = []
+    compiled = torch.compile(conv, fullgraph=True, backend=lambda graph, _: graphs.append(graph) or graph.forward)
+    with torch.autocast("cpu", torch.bfloat16):
+        compiled(torch.randn(2, 2, 4, 4))
+    assert len(graphs) == 1
+
+
+@pytest.mark.parametrize("overrides", [["model=unet"], ["model=smp", "model.arch=Unet", "model.encoder_name=resnet18"]])
+def test_models_have_it(composer, overrides):
+    model = config.build_model(config.settle(composer("trainer=cpu", *overrides)))
+    kinds = [type(module) for module in model.modules() if getattr(module, "kernel_size", None) == (3, 3)]
+    assert kinds.count(Conv2d) >= 9
+    assert nn.Conv2d not in kinds
 
 
 def test_it_is_copied_and_pickled_as_torchs():

@@ -6,7 +6,7 @@ behind each other, and the gradient is one product of matrices:
 
     gradient of the result (E, pixels) @ (pixels, k * k * C) values under the taps of each pixel = (E, k * k * C)
 
-The right one is k * k times as large as the map, which is little where maps are narrow.
+The right one is k * k times as large as the map, which is little where maps are small.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
-_WIDEST = 12  # pixels of a row; from 16 on rows fill the unit as they are
+_WIDEST = 12  # pixels of a row; from 16 on oneDNN is as quick
 _LEAST_PRODUCTS = 40_000_000  # pixels times taps times channels in times channels out: with less to do, as above
+_MOST_VALUES = 1 << 25  # of the right matrix: 64 MB
 
 
 class Conv2d(nn.Conv2d):
-    """torch's convolution, and its gradient sooner where a network trains in bf16 on narrow maps; else nothing else."""
+    """torch's convolution; where a network trains in bf16 on narrow maps the gradient of its weights comes sooner."""
 
     def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        if not (self._is_plain() and _trains_in_bf16(x, weight) and self._pays(x)):
+        if not (_trains_in_bf16(x, weight) and self._is_plain() and self._pays(x)):
             return super()._conv_forward(x, weight, bias)  # type: ignore[no-any-return]
         result: Tensor = _Convolution.apply(x.bfloat16(), weight.bfloat16(), self.stride, self.padding)
         return result
@@ -40,16 +40,21 @@ class Conv2d(nn.Conv2d):
         height, width = (
             (x.shape[i] + 2 * int(self.padding[i]) - self.kernel_size[i]) // self.stride[i] + 1 for i in (-2, -1)
         )
-        return width <= _WIDEST and len(x) * height * width * self.weight.numel() >= _LEAST_PRODUCTS
+        pixels = len(x) * height * width
+        values = pixels * self.weight[0].numel()
+        return width <= _WIDEST and values <= _MOST_VALUES and values * self.out_channels >= _LEAST_PRODUCTS
 
 
 def _trains_in_bf16(x: Tensor, weight: Tensor) -> bool:
-    # In a stack (torch.vmap) nothing requires a gradient.
-    if x.device.type != "cpu" or x.dim() != 4 or not (weight.requires_grad and torch.is_grad_enabled()):
+    # Asked first: a compiler that meets what follows would divide its graph there.
+    if torch.compiler.is_compiling() or x.device.type != "cpu" or x.dim() != 4:
         return False
-    casts = torch.is_autocast_enabled("cpu") and x.dtype == torch.float32
-    dtype = torch.get_autocast_dtype("cpu") if casts else x.dtype
-    return dtype == torch.bfloat16 and _has_matrix_units() and not torch.compiler.is_compiling()
+    if not (weight.requires_grad and torch.is_grad_enabled()):  # where torch.vmap stacks weights they require none
+        return False
+    is_autocast = torch.is_autocast_enabled("cpu")
+    dtype = torch.get_autocast_dtype("cpu") if is_autocast else x.dtype
+    allowed = {torch.bfloat16, torch.float32} if is_autocast else {torch.bfloat16}
+    return dtype == torch.bfloat16 and {x.dtype, weight.dtype} <= allowed and _has_matrix_units()
 
 
 @cache
@@ -59,16 +64,20 @@ def _has_matrix_units() -> bool:
 
 
 class _Convolution(torch.autograd.Function):
-    """Without a bias."""
+    """A convolution without a bias whose weights have the gradient of ``gradient_of_weight``."""
+
+    generate_vmap_rule = True
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, stride: tuple[int, int], padding: tuple[int, int]) -> Tensor:
-        ctx.save_for_backward(x, weight)
-        ctx.settings = stride, padding
+    def forward(x: Tensor, weight: Tensor, stride: tuple[int, int], padding: tuple[int, int]) -> Tensor:
         return F.conv2d(x, weight, None, stride, padding)
 
     @staticmethod
-    @once_differentiable
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs[:2])
+        ctx.settings = inputs[2:]
+
+    @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
         stride, padding = ctx.settings

@@ -34,4 +34,5 @@ _QUICK: dict[type, type] = {UnetDecoderBlock: QuickUnetDecoderBlock, nn.Conv2d: 
 def quicken(network: nn.Module) -> None:
     """Changes the class of modules that have a quick one; parameters and names stay what they are."""
     for module in network.modules():
-        module.__class__ = _QUICK.get(type(module), type(module))
+        if type(module) in _QUICK:
+            module.__class__ = _QUICK[type(module)]
