@@ -2,6 +2,7 @@
 
     python scripts/benchmark/accuracy.py --camvid DIR --out FILE                             an hour
     python scripts/benchmark/accuracy.py --camvid DIR --digits 0 0 0 --seeds 2 --out FILE    one more pair of runs
+    python scripts/benchmark/accuracy.py --camvid DIR --out FILE --by segsweep               ours alone
     python scripts/benchmark/accuracy.py --out FILE --table                                  the table of what is there
 
 U-Net on a ResNet-18 from random weights, AdamW, a tenth of the steps to warm up and a cosine, cross entropy plus Dice,
@@ -107,7 +108,7 @@ def plan(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
     for seed in args.seeds:
         for name, data in sets.items():
             facts = (f"trainer={args.device}", f"trainer.max_epochs={args.epochs}", f"seed={seed}")
-            for contestant in (OURS, TUTORIAL):
+            for contestant in args.by:
                 overrides = [*data, *MODEL, *facts]
                 run = {"data": name, "epochs": args.epochs, "device": args.device, "seed": seed, "by": contestant}
                 yield {**run, "overrides": overrides}
@@ -119,7 +120,7 @@ def finished(out: Path) -> list[dict[str, Any]]:
 
 
 def print_results(out: Path) -> None:
-    """Means over the seeds that both have, and the mean of the paired differences."""
+    """Means over the seeds of each, and of the differences where both have a seed."""
     scores: dict[tuple[str, int, str], dict[str, dict[int, float]]] = {}
     for line in finished(out):
         found = scores.setdefault((line["data"], line["epochs"], line.get("device", "cpu")), {OURS: {}, TUTORIAL: {}})
@@ -127,17 +128,17 @@ def print_results(out: Path) -> None:
     rows = []
     for (data, epochs, device), by in scores.items():
         pairs = [(by[OURS][seed], by[TUTORIAL][seed]) for seed in sorted(by[OURS].keys() & by[TUTORIAL].keys())]
-        columns = [[a for a, _ in pairs], [b for _, b in pairs], [a - b for a, b in pairs]]
-        rows.append((f"{data}, {epochs} epochs, {device}", len(pairs), *map(_mean, columns)))
-    print("Mean and standard deviation over pairs, which share the number of a seed and the images.\n")
-    print_table(("test mIoU", "pairs", OURS, TUTORIAL, "difference"), rows)
+        columns = [[*by[OURS].values()], [*by[TUTORIAL].values()], [a - b for a, b in pairs]]
+        rows.append((f"{data}, {epochs} epochs, {device}", *map(_mean, columns)))
+    print("Mean, standard deviation and number of runs; pairs share the number of a seed and the images.\n")
+    print_table(("test mIoU", OURS, TUTORIAL, "difference of pairs"), rows)
 
 
 def _mean(values: Sequence[float]) -> str:
     if not values:
         return ""
     deviation = f" ± {statistics.stdev(values):.3f}" if len(values) > 1 else ""
-    return f"{statistics.mean(values):.3f}{deviation}"
+    return f"{statistics.mean(values):.3f}{deviation} ({len(values)})"
 
 
 def main() -> None:
@@ -150,6 +151,7 @@ def main() -> None:
         "--digits", type=int, nargs=3, default=(2000, 400, 400), help="scenes of train, val and test; 0: no digits"
     )
     options.add_argument("--seeds", type=int, nargs="+", default=(0, 1, 2))
+    options.add_argument("--by", nargs="+", choices=(OURS, TUTORIAL), default=(OURS, TUTORIAL), help="who trains")
     options.add_argument("--out", type=Path, default=Path("outputs/benchmark/accuracy.jsonl"))
     options.add_argument("--device", choices=("cpu", "gpu"), default="cpu")
     options.add_argument("--table", action="store_true", help="train nothing")

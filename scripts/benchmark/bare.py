@@ -15,6 +15,8 @@ from segsweep.data.datamodule import DataModule
 from segsweep.losses import adapt
 from segsweep.types import Batch
 
+DTYPES = {"bf16": torch.bfloat16, "float32": torch.float32}
+
 
 def settled(overrides: Sequence[str]) -> dict[str, Any]:
     """The config that the command line would make of these overrides, as plain values."""
@@ -76,3 +78,16 @@ class BareLoop:
             self.optimizer.zero_grad()
         wait_for(self.device)
         return time.perf_counter() - start
+
+
+def gflops(dtype: torch.dtype, device: str, side: int = 2048, repeats: int = 10) -> float:
+    """What the machine reaches in products of large matrices: no step computes faster for long."""
+    matrix = torch.randn(side, side, device=device).to(dtype)
+    for _ in range(3):
+        product = matrix @ matrix
+    wait_for(product.device)
+    start = time.perf_counter()
+    for _ in range(repeats):
+        product = matrix @ matrix
+    wait_for(product.device)
+    return 2 * side**3 * repeats / (time.perf_counter() - start) / 1e9

@@ -6,7 +6,8 @@
 
 U-Net on a ResNet-18 without pretrained weights, 320x320 random crops, horizontal flips, batch 16, AdamW, cross entropy
 plus Dice. Each is a process of its own that trains, validates and tests; contestants take turns. Images a second are
-those of training epochs alone, seconds those of the whole command. DIR is as ``data=camvid`` wants it.
+those of training epochs alone, seconds those of the whole command. DIR is as ``data=camvid`` wants it. A shared machine
+does not always compute as fast: products of matrices before each of our turns say what it gave.
 """
 
 import json
@@ -16,6 +17,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+from bare import DTYPES, gflops
 from measure import (
     missing,
     parser,
@@ -61,6 +63,7 @@ class Contest:
         self.root, self.folder, self.device = root, folder, device
         self.epochs, self.steps, self.eval_steps = epochs, steps, eval_steps
         self.seconds: dict[str, list[float]] = {}
+        self.products: dict[str, list[float]] = {name: [] for name in DTYPES}  # GFLOP/s before each of our turns
 
     def tutorial(self, workers: int) -> Callable[[], float]:
         """Images a second of the script."""
@@ -85,6 +88,8 @@ class Contest:
         arguments = [*OURS, f"data.root={self.root}", f"trainer={self.device}", f"trainer.max_epochs={self.epochs}"]
 
         def run() -> float:
+            for dtype, found in self.products.items():
+                found.append(gflops(DTYPES[dtype], "cuda" if self.device == "gpu" else "cpu"))
             with tempfile.TemporaryDirectory(dir=self.folder) as folder:
                 run = Path(folder) / "run"
                 command = [*arguments, *limits, *overrides, f"hydra.run.dir={run}"]
@@ -120,6 +125,8 @@ def main() -> None:
         found = take_turns(names, args.repeats)
     print(f"{args.repeats} repeats, {args.epochs} epochs, {args.steps or 'all'} steps in each, batch {BATCH}; ours had")
     print("decoded the images before. Ratio: ours, as shipped, divided by it; median (quartiles).\n")
+    products = ", ".join(f"{name} {spread(found, 0)}" for name, found in contest.products.items())
+    print(f"Products of matrices of 2048 before our turns, GFLOP/s: {products}.\n")
     rows = [
         (name, spread(rates), spread(contest.seconds[name], 1), spread(ratios(found["ours"], rates)))
         for name, rates in found.items()

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from bare import device_of, prepare, settled, wait_for
+from bare import DTYPES, device_of, gflops, prepare, settled
 from measure import parser, print_head, print_table, workplace
 from scenes import write_scenes
 from shipped import Loader, be_quiet, fit
@@ -31,7 +31,6 @@ from segsweep.guard import UpdateGuard
 from segsweep.metrics import Confusion
 
 PLACES = ("batch", "forward", "loss", "guard", "confusion matrix")
-DTYPES = {"bf16": torch.bfloat16, "float32": torch.float32}
 KINDS = {
     "convolutions": ("conv",),
     "batch norm": ("batch_norm",),
@@ -128,19 +127,6 @@ def profiled(plain: dict[str, Any], folder: Path, steps: int, warm: int) -> tupl
     other = total.pop("other", 0.0)
     total["Python, Lightning, callbacks"] = max(0.0, whole - sum(total.values())) if not on_gpu else other
     return dict(total), whole
-
-
-def gflops(dtype: torch.dtype, device: str, side: int = 2048, repeats: int = 10) -> float:
-    """What the machine reaches in products of large matrices: no step computes faster for long."""
-    matrix = torch.randn(side, side, device=device).to(dtype)
-    for _ in range(3):
-        product = matrix @ matrix
-    wait_for(product.device)
-    start = time.perf_counter()
-    for _ in range(repeats):
-        product = matrix @ matrix
-    wait_for(product.device)
-    return 2 * side**3 * repeats / (time.perf_counter() - start) / 1e9
 
 
 def draw(shares: dict[str, float], whole: float, title: str, file: Path) -> None:
