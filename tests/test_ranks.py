@@ -138,6 +138,13 @@ def test_a_run_that_a_dead_rank_ended_continues_to_the_same_end(start, monkeypat
         start("stopped", *keys, "trainer.devices=1")
 
 
+def without_norms(metrics):
+    """Of a part of the gradient, as each rank has it, they would say nothing."""
+    kept = {key: value for key, value in metrics.items() if "grad_norm" not in key}
+    assert len(kept) == len(metrics) - 2
+    return kept
+
+
 @pytest.mark.slow
 def test_divided_weights_give_what_whole_ones_give(start, monkeypatch):
     """``trainer=fsdp`` needs a GPU; all but the exchange between GPUs is tried on the CPU, past the check.
@@ -148,9 +155,9 @@ def test_divided_weights_give_what_whole_ones_give(start, monkeypatch):
     monkeypatch.setattr("segsweep.train._work", sharded_on_the_cpu)
     two = start("two", *EQUAL, "trainer.strategy=fsdp", "trainer.devices=2")
     for a, b in zip(history(one), history(two), strict=True):
-        assert b == pytest.approx(a, abs=1e-5, nan_ok=True)
+        assert b == pytest.approx(without_norms(a), abs=1e-5, nan_ok=True)
     metrics = [timeless(read_record(folder)["metrics"]) for folder in (one, two)]
-    assert metrics[1] == pytest.approx(metrics[0], abs=1e-5)
+    assert metrics[1] == pytest.approx(without_norms(metrics[0]), abs=1e-5)
     weights = [load_file(folder / "checkpoints" / "best.safetensors") for folder in (one, two)]
     for name in weights[0]:
         torch.testing.assert_close(weights[1][name], weights[0][name], atol=1e-5, rtol=0)

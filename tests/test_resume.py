@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from segsweep.callbacks import RunLogger
 from segsweep.checkpoints import BestWeights, HashedCheckpointIO
 from segsweep.config import NON_SEMANTIC, build_data, fingerprint, settle
 from segsweep.run import read_record
@@ -125,6 +126,15 @@ def stories():
 def test_a_run_goes_on_from_within_an_epoch_as_if_nothing_had_been(whole, start, stopped_at, story):
     straight = whole if story is RANDOM else start("straight", *story)
     assert_same(straight, stopped_at("continued", 1, 2, *story, EVERY))
+
+
+def test_a_continued_run_has_a_file_of_events_that_is_read_last(tmp_path):
+    before = tmp_path / f"events.out.tfevents.{int(time.time()) + 1}.host.9.99"
+    before.touch()
+    logger = RunLogger(tmp_path, purge_step=3)
+    logger.experiment.close()
+    first, _ = sorted(tmp_path.iterdir())
+    assert first == before
 
 
 @pytest.mark.slow

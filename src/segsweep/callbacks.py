@@ -24,6 +24,8 @@ class RunLogger(TensorBoardLogger):
 
     def __init__(self, folder: Path, purge_step: int | None) -> None:
         # purge_step: a continued run hides what an interrupted one logged from there on, so curves do not double.
+        if purge_step is not None:
+            _wait_for_a_later_name(folder)
         super().__init__(folder, name="", version="", default_hp_metric=False, purge_step=purge_step)
 
     def log_metrics(self, metrics: Any, step: int | None = None) -> None:
@@ -40,6 +42,17 @@ class RunLogger(TensorBoardLogger):
     def finalize(self, status: str) -> None:
         """Flushes the events; Lightning would close the file after training and open another one for the test."""
         self.experiment.flush()
+
+
+def _wait_for_a_later_name(folder: Path) -> None:
+    """Until the second of the newest file of events is over.
+
+    TensorBoard reads files by name: a second, then numbers as text. One of the same second that sorts before what it
+    follows would be purged by it.
+    """
+    seconds = (file.name.split(".")[3] for file in folder.glob("events.out.tfevents.*"))
+    newest = max((int(second) for second in seconds if second.isdigit()), default=0)
+    time.sleep(min(max(0.0, newest + 1 - time.time()), 2.0))  # a clock may have been set back
 
 
 class MemoryCurve(pl.Callback):
