@@ -23,9 +23,9 @@ class RunLogger(TensorBoardLogger):
     """TensorBoard events in the run folder itself, and nothing else there."""
 
     def __init__(self, folder: Path, purge_step: int | None) -> None:
-        # purge_step: a continued run hides what an interrupted one logged from there on, so curves do not double.
         if purge_step is not None:
             _wait_for_a_later_name(folder)
+        # purge_step: a continued run hides what an interrupted one logged from there on, so curves do not double.
         super().__init__(folder, name="", version="", default_hp_metric=False, purge_step=purge_step)
 
     def log_metrics(self, metrics: Any, step: int | None = None) -> None:

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 _WIDEST = 12  # pixels of a row; from 16 on oneDNN is as quick
-_LEAST_PRODUCTS = 40_000_000  # pixels times taps times channels in times channels out: with less to do, as above
+_LEAST_PRODUCTS = 40_000_000  # pixels times taps times channels in times channels out; with less to do, too
 _MOST_VALUES = 1 << 25  # of the right matrix: 64 MB
 
 

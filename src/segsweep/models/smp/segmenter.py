@@ -1,6 +1,8 @@
 """The segmenter: any architecture of the library on any of its encoders, for images of any size.
 
-image -> pad to the stride -> encoder -> decoder -> head -> crop -> logits
+How the data flows:
+
+    image -> pad to the stride -> encoder -> decoder -> head -> crop -> logits
 """
 
 import copy
