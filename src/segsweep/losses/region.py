@@ -2,6 +2,7 @@
 
 from typing import Annotated
 
+import torch
 from annotated_types import Ge
 from torch import Tensor
 
@@ -111,5 +112,6 @@ class MCC(FromSums):
         hit = sums.overlap.sum() * share
         truth_K, predicted_K = sums.truth * share, sums.predicted * share
         spread = (1 - truth_K.square().sum()) * (1 - predicted_K.square().sum())
-        correlation = (hit - (truth_K * predicted_K).sum()) / spread.clamp(min=1e-12).sqrt()
-        return (1 - correlation) * (num_valid > 0)
+        # Of a single class this would be what rounding leaves, divided by next to nothing.
+        shared = torch.where((sums.truth > 0).sum() > 1, hit - (truth_K * predicted_K).sum(), 0.0)
+        return (1 - shared / spread.clamp(min=1e-12).sqrt()) * (num_valid > 0)
