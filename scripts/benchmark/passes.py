@@ -4,7 +4,9 @@
     python scripts/benchmark/passes.py --device cuda --batch-size 64
 
 The loss (cross entropy plus Dice) of bf16 logits, a map that is resized and concatenated with a skip, the convolution
-that follows, one of a deep, narrow map, each forward and backward, and the best class of each pixel; by turns.
+that follows, one of a deep, narrow map, each forward and backward, the best class of each pixel; and all of it
+together: a U-Net on a ResNet-18 with its loss, forward and backward, against the library's own with the plain loss. By
+turns.
 """
 
 import time
@@ -21,6 +23,7 @@ from segsweep.counting import best_class
 from segsweep.losses import CrossEntropy, Dice, WeightedSum, by_class
 from segsweep.models.narrow_maps import Conv2d
 from segsweep.models.repetition import conv_of_repeated, repeat
+from segsweep.models.smp import SMP
 from segsweep.types import Batch, SegmenterOutput
 
 IGNORED = 255
@@ -43,13 +46,13 @@ def plain_loss(logits: Tensor, mask: Tensor) -> Tensor:
     return F.cross_entropy(logits, mask, ignore_index=IGNORED) + (dice * is_there).sum() / is_there.sum()
 
 
-def timed(x: Tensor, function: Callable[[Tensor], Tensor]) -> Callable[[], float]:
-    """Milliseconds of a function, and of its backward pass if it has one."""
+def timed(x: Tensor, function: Callable[[Tensor], Tensor], *, is_image: bool = False) -> Callable[[], float]:
+    """Milliseconds of a function, and of its backward pass if it has one; what is an image has no gradient itself."""
     result = function(x)
     gradient = torch.ones_like(result) if result.is_floating_point() else None
 
     def run() -> float:
-        variable = x.detach().requires_grad_(gradient is not None)
+        variable = x.detach().requires_grad_(gradient is not None and not is_image)
         wait_for(x.device)
         start = time.perf_counter()
         result = function(variable)
@@ -62,16 +65,40 @@ def timed(x: Tensor, function: Callable[[Tensor], Tensor]) -> Callable[[], float
     return run
 
 
+def own_loss(mask: Tensor, classes: int) -> Callable[[SegmenterOutput], Tensor]:
+    """What ``plain_loss`` computes, as a run does it."""
+    batch = Batch(mask[:, None], mask, torch.arange(len(mask)))
+    terms = {"cross_entropy": CrossEntropy(classes, IGNORED, "none", 0.0, 1.0), "dice": Dice(IGNORED)}
+    loss = WeightedSum(dict.fromkeys(terms, 1.0), **terms).to(mask.device)
+    return lambda output: loss(by_class(output), batch)["total"]
+
+
 def losses(logits: Tensor) -> Contest:
     """Of maps (N, K, H, W)."""
     num, classes, *size = logits.shape
     mask = torch.randint(0, classes, (num, *size), device=logits.device)
-    batch = Batch(logits[:, :1], mask, torch.arange(num))
-    terms = {"cross_entropy": CrossEntropy(classes, IGNORED, "none", 0.0, 1.0), "dice": Dice(IGNORED)}
-    own = WeightedSum(dict.fromkeys(terms, 1.0), **terms).to(logits.device)
+    own = own_loss(mask, classes)
     return {
-        OURS: timed(logits, lambda x: own(by_class(SegmenterOutput(x)), batch)["total"]),
+        OURS: timed(logits, lambda x: own(SegmenterOutput(x))),
         PLAIN: timed(logits, lambda x: plain_loss(x, mask)),
+    }
+
+
+def networks(image: Tensor, classes: int) -> Contest:
+    """Of images (N, 3, H, W), in bf16 by autocast."""
+    import segmentation_models_pytorch as smp
+
+    mask = torch.randint(0, classes, (len(image), *image.shape[-2:]), device=image.device)
+    loss = own_loss(mask, classes)
+    ours = SMP(3, classes, "Unet", "resnet18", None).to(image, memory_format=torch.channels_last).train()
+    plain = smp.Unet("resnet18", encoder_weights=None, classes=classes).to(image, memory_format=torch.channels_last)
+
+    def in_bf16(function: Callable[[Tensor], Tensor]) -> Callable[[], float]:
+        return timed(image, torch.autocast(image.device.type, torch.bfloat16)(function), is_image=True)
+
+    return {
+        OURS: in_bf16(lambda x: loss(ours(x))),
+        PLAIN: in_bf16(lambda x: plain_loss(plain(x), mask)),
     }
 
 
@@ -131,6 +158,9 @@ def main() -> None:
         f"resize to {half} and concatenate": resizes(coarse),
         f"the same and a 3x3 convolution to {CHANNELS // 2} channels": convolutions(coarse),
         f"3x3 convolution, {args.batch_size} x {DEEP} x {deep}x{deep}": narrow_convolutions(maps(DEEP, deep)),
+        f"U-Net and its loss, {args.batch_size} x 3 x {args.side}x{args.side}": networks(
+            maps(3, args.side).float(), args.classes
+        ),
     }
     rows = []
     for name, contest in contests.items():

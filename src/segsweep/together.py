@@ -137,6 +137,7 @@ def _fit(runs: Sequence[Run], plains: Sequence[dict[str, Any]]) -> list[Parts]:
 
 
 def _train(runs: Sequence[Run], models: Sequence[Any], plains: Sequence[dict[str, Any]]) -> list[Parts]:
+    from segsweep import shortcuts
     from segsweep.data.stacked import StackedData
     from segsweep.stacked import StackedMember, StackedTask
 
@@ -153,6 +154,7 @@ def _train(runs: Sequence[Run], models: Sequence[Any], plains: Sequence[dict[str
     members = [_member(own) for own in parts]
     task = StackedTask(members, make_partial(plains[0]["optimizer"]), make_partial(plains[0]["scheduler"]))
     trainer = _trainer(parts, plains[0], folder, seeds)
+    shortcuts.shorten_steps(trainer, task)
     data = StackedData([own.data for own in parts])
     log.info(
         "training the seeds %s as one: steps %d to the end of epoch %d on %s, %s, %d threads",

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from segsweep.losses.valid import for_terms
 from segsweep.types import Batch, SegmenterOutput
 
 _PIECE = 3 << 19  # float32 values: larger maps leave the cache, and with smaller ones starting threads takes longer
@@ -80,7 +79,8 @@ class _Sums(torch.autograd.Function):
         truth = torch.where(valid, mask, 0)
         # What the softmax subtracts, and the logarithm of what it divides by: apart, as large logits would round both.
         shift, log_norm = torch.empty((2, *mask.shape), device=mask.device)
-        found = [_sums_of(*piece) for piece in _pieces(logits, truth, valid, shift, log_norm)]
+        room = _room(logits, 1)
+        found = [_sums_of(*piece, *room) for piece in _pieces(logits, truth, valid, shift, log_norm)]
         ctx.save_for_backward(logits, truth, valid, shift, log_norm)
         ctx.set_materialize_grads(False)
         num, *others = torch.stack(found).sum(dim=0).float()
@@ -91,9 +91,9 @@ class _Sums(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *gradients_K: Tensor | None) -> tuple[Tensor | None, ...]:
         logits, *maps = ctx.saved_tensors
-        gradient = torch.empty_like(logits)
+        gradient, room = torch.empty_like(logits), _room(logits, 2)
         for x, part, *others in _pieces(logits, gradient, *maps):
-            of_piece = _gradient_of(x, *others, *gradients_K[1:])
+            of_piece = _gradient_of(x, *others, *room, *gradients_K[1:])
             # Two steps: a copy that changes layout and precision at once takes half as long again.
             part.copy_(of_piece if gradient.is_contiguous() else of_piece.to(part.dtype))
         return gradient, None, None
@@ -101,32 +101,43 @@ class _Sums(torch.autograd.Function):
 
 def _pieces(logits_NKHW: Tensor, *maps: Tensor) -> Iterator[tuple[Tensor, ...]]:
     """Views of some images, or of some rows of one image; on a GPU, whose kernels cost more than its memory, of all."""
-    num, channels, height, width = logits_NKHW.shape
-    if logits_NKHW.device.type != "cpu":
-        yield logits_NKHW, *maps
-        return
-    values = channels * width * height  # of an image
-    rows = -(-height // -(-values // _PIECE))  # pieces of about equal size
-    images = max(1, _PIECE // values)
+    num, images, height, rows = _divided(logits_NKHW)
     for n in range(0, max(num, 1), images):  # a batch without images has sums, too
         for y in range(0, height, rows):
             yield tuple(x[n : n + images, ..., y : y + rows, :] for x in (logits_NKHW, *maps))
 
 
+def _divided(logits_NKHW: Tensor) -> tuple[int, int, int, int]:
+    """Images, those of a piece, rows of an image, those of a piece: pieces of about equal size."""
+    num, channels, height, width = logits_NKHW.shape
+    if logits_NKHW.device.type != "cpu":
+        return num, max(1, num), height, height
+    values = channels * width * height  # of an image
+    return num, max(1, _PIECE // values), height, -(-height // -(-values // _PIECE))
+
+
+def _room(logits_NKHW: Tensor, num_maps: int) -> Tensor:
+    """Memory for float32 maps of a piece, (num_maps, values): what all pieces share stays in the cache."""
+    num, images, _, rows = _divided(logits_NKHW)
+    values = min(num, images) * logits_NKHW.shape[1] * rows * logits_NKHW.shape[3]
+    return torch.empty(num_maps, values, device=logits_NKHW.device)
+
+
+def _within(room: Tensor, piece_NKHW: Tensor) -> Tensor:
+    """Some of the room in the shape of a piece, class by class."""
+    return room[: piece_NKHW.numel()].view(piece_NKHW.shape)
+
+
 def _sums_of(
-    logits_NKHW: Tensor, truth_NHW: Tensor, valid_NHW: Tensor, shift_NHW: Tensor, log_norm_NHW: Tensor
+    logits_NKHW: Tensor, truth_NHW: Tensor, valid_NHW: Tensor, shift_NHW: Tensor, log_norm_NHW: Tensor, room: Tensor
 ) -> Tensor:
     """The sums of a piece: (5, K) float64. Fills in the last two maps; a norm is infinite where pixels are ignored."""
-    x = for_terms(logits_NKHW)
+    x = _within(room, logits_NKHW).copy_(logits_NKHW)
     torch.amax(x, dim=1, out=shift_NHW)
-    shifted = x - shift_NHW[:, None]
-    of_truth = _at(shifted, truth_NHW)
-    probability = shifted.exp_()
-    norm = probability.sum(dim=1)
-    probability.mul_(torch.where(valid_NHW, norm.reciprocal(), 0.0)[:, None])
-    log_norm = norm.log()
-    log_norm_NHW.copy_(torch.where(valid_NHW, log_norm, torch.inf))
-    entropy = log_norm - of_truth
+    of_truth = _at(x.sub_(shift_NHW[:, None]), truth_NHW)
+    norm = x.exp_().sum(dim=1).masked_fill_(~valid_NHW, torch.inf)
+    probability = x.mul_(norm.reciprocal()[:, None])
+    entropy = torch.log(norm, out=log_norm_NHW) - of_truth
     of_classes = _by_class((None, entropy, _at(probability, truth_NHW)), truth_NHW, valid_NHW, x.shape[1])
     predicted = probability.sum((0, 2, 3))
     squared = probability.square_().sum((0, 2, 3))
@@ -166,44 +177,45 @@ def _gradient_of(
     valid_NHW: Tensor,
     shift_NHW: Tensor,
     log_norm_NHW: Tensor,
+    room: Tensor,
+    more_room: Tensor,
     entropy_K: Tensor | None,
     overlap_K: Tensor | None,
     predicted_K: Tensor | None,
     squared_K: Tensor | None,
 ) -> Tensor:
-    """Gradient of a piece: (N, K, H, W) float32.
+    """Gradient of a piece: (N, K, H, W) float32, in one of the rooms.
 
     By the chain rule, with y the true class of a pixel and G the gradient of its probabilities:
     p_k (G_k - sum_j p_j G_j) of the softmax, and entropy_y (p_k - q_k) of the cross entropy.
     """
-    # 0 where ignored.
-    probability = (for_terms(logits_NKHW) - shift_NHW[:, None]).sub_(log_norm_NHW[:, None]).exp_()
-    at_truth = torch.zeros_like(log_norm_NHW)  # what the true class gets alone
-    everywhere = torch.zeros_like(log_norm_NHW)  # what is multiplied by the probability of each class
+    probability = _within(room, logits_NKHW).copy_(logits_NKHW)
+    probability.sub_(shift_NHW[:, None]).sub_(log_norm_NHW[:, None]).exp_()  # 0 where ignored
+    at_truth = torch.zeros_like(shift_NHW)  # what the true class gets alone
     if overlap_K is not None:
-        own = _of(overlap_K, truth_NHW) * _at(probability, truth_NHW)
-        at_truth, everywhere = at_truth + own, everywhere - own
+        at_truth += _of(overlap_K, truth_NHW) * _at(probability, truth_NHW)
     if entropy_K is not None:
-        own = _of(entropy_K, truth_NHW) * valid_NHW
-        at_truth, everywhere = at_truth - own, everywhere + own
-    gradient = _of_probability(probability, predicted_K, squared_K)
-    if gradient is None:
-        gradient = everywhere[:, None] * probability
+        at_truth -= _of(entropy_K, truth_NHW) * valid_NHW
+    of_all = -at_truth[:, None]  # what is multiplied by the probability of each class
+    if squared_K is None and predicted_K is None:
+        gradient = probability.mul_(of_all)
     else:
-        everywhere -= (gradient * probability).sum(dim=1)
-        gradient.add_(everywhere[:, None]).mul_(probability)
+        gradient = _within(more_room, logits_NKHW)
+        _set_to_gradient_of_probability(gradient, probability, predicted_K, squared_K)
+        of_all -= gradient.mul_(probability).sum(dim=1, keepdim=True)
+        gradient.addcmul_(probability, of_all)
     return gradient.scatter_add_(1, truth_NHW[:, None], at_truth[:, None])
 
 
-def _of_probability(probability: Tensor, predicted_K: Tensor | None, squared_K: Tensor | None) -> Tensor | None:
-    """Gradient of the probabilities by the sums over all pixels; None where neither has any."""
-    gradient = None
+def _set_to_gradient_of_probability(
+    gradient: Tensor, probability: Tensor, predicted_K: Tensor | None, squared_K: Tensor | None
+) -> None:
+    """By the sums over all pixels."""
     if squared_K is not None:
-        gradient = probability * (2 * squared_K).view(1, -1, 1, 1)
+        torch.mul(probability, (2 * squared_K).view(1, -1, 1, 1), out=gradient)
     if predicted_K is not None:
         linear = predicted_K.view(1, -1, 1, 1)
-        gradient = linear.expand_as(probability).clone() if gradient is None else gradient.add_(linear)
-    return gradient
+        gradient.copy_(linear) if squared_K is None else gradient.add_(linear)
 
 
 def _at(maps_NKHW: Tensor, classes_NHW: Tensor) -> Tensor:
