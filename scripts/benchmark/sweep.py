@@ -2,6 +2,7 @@
 
     python scripts/benchmark/sweep.py
     python scripts/benchmark/sweep.py --few 2 --many 12 --rounds 3
+    python scripts/benchmark/sweep.py --ours --rounds 6      more rounds, of ours alone
 
 Sweeps over seeds of a job that trains one step, by the same task function. Times are of whole commands: the difference
 between a sweep of many and one of few jobs is that of the jobs, without the start of the command. From it goes what
@@ -82,17 +83,24 @@ class Sweeps:
 
 def main() -> None:
     options = parser(__doc__, rounds=3, few=2, many=12)
+    options.add_argument("--ours", action="store_true", help="ours alone")
     args = options.parse_args()
     print_head("Sweep: what a job costs", "hydra-core", "hydra-joblib-launcher")
     for name in THREADS:  # our launcher divides the cores by itself; the others would be held to what is set here
         os.environ.pop(name, None)
-    has_joblib = not missing("hydra-joblib-launcher", "Hydra's joblib launcher")
+    others = [] if args.ours else ["Hydra"]
+    if others and not missing("hydra-joblib-launcher", "Hydra's joblib launcher"):
+        others.append("hydra-joblib")
     with workplace() as folder:
         sweeps = Sweeps(folder, args.few, args.many)
         run_segsweep(JOB, folder)  # decodes
         for title, launchers in (("one job at a time", ONE_BY_ONE), ("two jobs at once", TWO_AT_ONCE)):
-            names = {name: ours for name, ours in launchers.items() if has_joblib or "joblib" not in name}
-            found = take_turns({name: sweeps.contestant(name, own) for name, own in names.items()}, args.rounds)
+            contestants = {
+                name: sweeps.contestant(name, overrides)
+                for name, overrides in launchers.items()
+                if name.startswith(("ours", *others))
+            }
+            found = take_turns(contestants, args.rounds)
             rows = []
             for name, whole in found.items():
                 own = sweeps.own[name]
