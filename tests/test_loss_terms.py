@@ -151,6 +151,18 @@ def test_mcc_of_a_single_class_is_one_without_gradient(seed):
     assert not logits.grad.any()
 
 
+@pytest.mark.parametrize("side", [29, 30, 31, 32])
+def test_mcc_of_one_class_predicted_is_one(side):
+    """1 - R_K is then 1 and its gradient small, whatever rounding makes of a variance that is next to nothing."""
+    mask = (torch.arange(side * side) % 2).view(1, side, side)
+    logits = torch.zeros(1, 2, side, side)
+    logits[:, 0] = 16.0
+    loss = value(losses.MCC(IGNORED), logits.requires_grad_(), mask)
+    loss.backward()
+    assert loss.item() == pytest.approx(1, abs=1e-3)
+    assert logits.grad.abs().max() < 2e-6
+
+
 def lovasz_by_definition(probability_PK, truth_P):
     """The sum over pixels in the order of their errors, each times what it adds to 1 - IoU of the set before it."""
     result = []

@@ -207,6 +207,16 @@ def test_another_group_starts_again(stack, interrupted, caplog):
     assert [line["epoch"] for line in history(folders[0])] == [0, 1]
 
 
+def test_hooks_that_nobody_has_are_passed_over(stack, monkeypatch):
+    """As in a run alone (test_step_cost.py): around small models, for which stacks are made, they are most of it."""
+    seen = []
+    monkeypatch.setattr(StackedTask, "on_train_end", lambda self: seen.append(self))
+    stack("together", [0, 1], *FEW, "trainer.limit_train_batches=1", "trainer.max_epochs=1")
+    (task,) = seen
+    assert task.on_after_backward is task.on_before_zero_grad is None
+    assert callable(task.on_before_optimizer_step)
+
+
 def test_a_bad_update_names_its_seed(stack, monkeypatch):
     original = StackedMember._learn
 

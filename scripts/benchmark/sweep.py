@@ -88,9 +88,7 @@ def main() -> None:
     print_head("Sweep: what a job costs", "hydra-core", "hydra-joblib-launcher")
     for name in THREADS:  # our launcher divides the cores by itself; the others would be held to what is set here
         os.environ.pop(name, None)
-    others = [] if args.ours else ["Hydra"]
-    if others and not missing("hydra-joblib-launcher", "Hydra's joblib launcher"):
-        others.append("hydra-joblib")
+    has_joblib = not args.ours and not missing("hydra-joblib-launcher", "Hydra's joblib launcher")
     with workplace() as folder:
         sweeps = Sweeps(folder, args.few, args.many)
         run_segsweep(JOB, folder)  # decodes
@@ -98,7 +96,7 @@ def main() -> None:
             contestants = {
                 name: sweeps.contestant(name, overrides)
                 for name, overrides in launchers.items()
-                if name.startswith(("ours", *others))
+                if name.startswith("ours") or (has_joblib if "joblib" in name else not args.ours)
             }
             found = take_turns(contestants, args.rounds)
             rows = []

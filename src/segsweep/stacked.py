@@ -8,7 +8,6 @@ Validation and everything after training treats a member as a run by itself.
 """
 
 import contextlib
-import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -147,9 +146,6 @@ class StackedTask(StagedTraining):
                 totals.append(member.training_step(own, batch_idx))
             member.output = None
         return torch.stack(totals).sum()
-
-    # As in ``Task``: Lightning looks at the signature in every step.
-    training_step.__signature__ = inspect.signature(training_step)  # type: ignore[attr-defined]
 
     def _part(self, value: Any, i: int) -> Any:
         return None if value is None else value.chunk(len(self.members))[i]

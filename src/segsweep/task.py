@@ -1,6 +1,5 @@
 """The one LightningModule: it trains and scores any segmenter with any loss on any data."""
 
-import inspect
 import time
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -189,9 +188,6 @@ class Task(StagedTraining):
             self.train_confusion.update(output.logits, batch.mask[: len(output.logits)])
         total: Tensor = terms["total"]
         return total * data.weight(batch) if data.pieces > 1 else total
-
-    # Lightning looks at the signature in every step; this one is not worked out anew.
-    training_step.__signature__ = inspect.signature(training_step)  # type: ignore[attr-defined]
 
     def _learn(self, batch: Batch) -> tuple[SegmenterOutput | None, dict[str, Tensor]]:
         if self._features is None:

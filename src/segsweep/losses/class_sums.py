@@ -78,9 +78,9 @@ class _Sums(torch.autograd.Function):
         valid = mask != ignore_index
         truth = torch.where(valid, mask, 0)
         # What the softmax subtracts, and the logarithm of what it divides by: apart, as large logits would round both.
-        shift, log_norm = torch.empty((2, *mask.shape), device=mask.device)
-        room = _room(logits, 1)
-        found = [_sums_of(*piece, *room) for piece in _pieces(logits, truth, valid, shift, log_norm)]
+        shift, log_norm = torch.empty((2, *mask.shape), dtype=torch.float32, device=mask.device)
+        (room,) = _rooms(logits, 1)
+        found = [_sums_of(room, *piece) for piece in _pieces(logits, truth, valid, shift, log_norm)]
         ctx.save_for_backward(logits, truth, valid, shift, log_norm)
         ctx.set_materialize_grads(False)
         num, *others = torch.stack(found).sum(dim=0).float()
@@ -91,9 +91,10 @@ class _Sums(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *gradients_K: Tensor | None) -> tuple[Tensor | None, ...]:
         logits, *maps = ctx.saved_tensors
-        gradient, room = torch.empty_like(logits), _room(logits, 2)
+        gradient = torch.empty_like(logits)
+        rooms = _rooms(logits, 1 if gradients_K[3] is gradients_K[4] is None else 2)
         for x, part, *others in _pieces(logits, gradient, *maps):
-            of_piece = _gradient_of(x, *others, *room, *gradients_K[1:])
+            of_piece = _gradient_of(rooms, x, *others, *gradients_K[1:])
             # Two steps: a copy that changes layout and precision at once takes half as long again.
             part.copy_(of_piece if gradient.is_contiguous() else of_piece.to(part.dtype))
         return gradient, None, None
@@ -108,7 +109,7 @@ def _pieces(logits_NKHW: Tensor, *maps: Tensor) -> Iterator[tuple[Tensor, ...]]:
 
 
 def _divided(logits_NKHW: Tensor) -> tuple[int, int, int, int]:
-    """Images, those of a piece, rows of an image, those of a piece: pieces of about equal size."""
+    """Images, those of a piece, rows of an image, those of a piece; pieces of an image are about equal."""
     num, channels, height, width = logits_NKHW.shape
     if logits_NKHW.device.type != "cpu":
         return num, max(1, num), height, height
@@ -116,11 +117,11 @@ def _divided(logits_NKHW: Tensor) -> tuple[int, int, int, int]:
     return num, max(1, _PIECE // values), height, -(-height // -(-values // _PIECE))
 
 
-def _room(logits_NKHW: Tensor, num_maps: int) -> Tensor:
-    """Memory for float32 maps of a piece, (num_maps, values): what all pieces share stays in the cache."""
-    num, images, _, rows = _divided(logits_NKHW)
-    values = min(num, images) * logits_NKHW.shape[1] * rows * logits_NKHW.shape[3]
-    return torch.empty(num_maps, values, device=logits_NKHW.device)
+def _rooms(logits_NKHW: Tensor, num: int) -> Tensor:
+    """Memory for maps of a piece, (num, values) float32: what all pieces share stays in the cache."""
+    all_images, images, _, rows = _divided(logits_NKHW)
+    values = min(all_images, images) * logits_NKHW.shape[1] * rows * logits_NKHW.shape[3]
+    return torch.empty(num, values, dtype=torch.float32, device=logits_NKHW.device)
 
 
 def _within(room: Tensor, piece_NKHW: Tensor) -> Tensor:
@@ -129,7 +130,7 @@ def _within(room: Tensor, piece_NKHW: Tensor) -> Tensor:
 
 
 def _sums_of(
-    logits_NKHW: Tensor, truth_NHW: Tensor, valid_NHW: Tensor, shift_NHW: Tensor, log_norm_NHW: Tensor, room: Tensor
+    room: Tensor, logits_NKHW: Tensor, truth_NHW: Tensor, valid_NHW: Tensor, shift_NHW: Tensor, log_norm_NHW: Tensor
 ) -> Tensor:
     """The sums of a piece: (5, K) float64. Fills in the last two maps; a norm is infinite where pixels are ignored."""
     x = _within(room, logits_NKHW).copy_(logits_NKHW)
@@ -172,13 +173,12 @@ def _by_masking(
 
 
 def _gradient_of(
+    rooms: Tensor,
     logits_NKHW: Tensor,
     truth_NHW: Tensor,
     valid_NHW: Tensor,
     shift_NHW: Tensor,
     log_norm_NHW: Tensor,
-    room: Tensor,
-    more_room: Tensor,
     entropy_K: Tensor | None,
     overlap_K: Tensor | None,
     predicted_K: Tensor | None,
@@ -189,7 +189,7 @@ def _gradient_of(
     By the chain rule, with y the true class of a pixel and G the gradient of its probabilities:
     p_k (G_k - sum_j p_j G_j) of the softmax, and entropy_y (p_k - q_k) of the cross entropy.
     """
-    probability = _within(room, logits_NKHW).copy_(logits_NKHW)
+    probability = _within(rooms[0], logits_NKHW).copy_(logits_NKHW)
     probability.sub_(shift_NHW[:, None]).sub_(log_norm_NHW[:, None]).exp_()  # 0 where ignored
     at_truth = torch.zeros_like(shift_NHW)  # what the true class gets alone
     if overlap_K is not None:
@@ -200,7 +200,7 @@ def _gradient_of(
     if squared_K is None and predicted_K is None:
         gradient = probability.mul_(of_all)
     else:
-        gradient = _within(more_room, logits_NKHW)
+        gradient = _within(rooms[1], logits_NKHW)
         _set_to_gradient_of_probability(gradient, probability, predicted_K, squared_K)
         of_all -= gradient.mul_(probability).sum(dim=1, keepdim=True)
         gradient.addcmul_(probability, of_all)
@@ -210,12 +210,15 @@ def _gradient_of(
 def _set_to_gradient_of_probability(
     gradient: Tensor, probability: Tensor, predicted_K: Tensor | None, squared_K: Tensor | None
 ) -> None:
-    """By the sums over all pixels."""
+    """G, by the sums of the probabilities and of their squares."""
     if squared_K is not None:
         torch.mul(probability, (2 * squared_K).view(1, -1, 1, 1), out=gradient)
     if predicted_K is not None:
         linear = predicted_K.view(1, -1, 1, 1)
-        gradient.copy_(linear) if squared_K is None else gradient.add_(linear)
+        if squared_K is None:
+            gradient.copy_(linear)
+        else:
+            gradient.add_(linear)
 
 
 def _at(maps_NKHW: Tensor, classes_NHW: Tensor) -> Tensor:

@@ -85,8 +85,8 @@ class MCC(FromSums):
     """1 - the correlation coefficient R_K between prediction and truth, over all valid pixels of the batch.
 
     R_K is Gorodkin's generalisation of Matthews' coefficient to K classes, here of the soft confusion matrix
-    C[k, l] = sum(q_k p_l). With t and p its margins as shares of all valid pixels, and c its trace likewise,
-    R_K = (c - sum(t p)) / sqrt((1 - sum(t^2)) (1 - sum(p^2))); for K = 2 it is Matthews' coefficient.
+    C[k, l] = sum(q_k p_l). With t and p its margins, c its trace and n the number of valid pixels,
+    R_K = (n c - sum(t p)) / sqrt((n^2 - sum(t^2)) (n^2 - sum(p^2))); for K = 2 it is Matthews' coefficient.
 
     A batch that shows a single class has no correlation: its loss is 1 and its gradient 0.
 
@@ -107,11 +107,12 @@ class MCC(FromSums):
 
     def of(self, sums: ClassSums) -> Tensor:
         """Scalar in 0..2."""
-        num_valid = sums.truth.sum()
-        share = 1 / num_valid.clamp(min=1)
-        hit = sums.overlap.sum() * share
-        truth_K, predicted_K = sums.truth * share, sums.predicted * share
-        spread = (1 - truth_K.square().sum()) * (1 - predicted_K.square().sum())
-        # Of a single class this would be what rounding leaves, divided by next to nothing.
-        shared = torch.where((sums.truth > 0).sum() > 1, hit - (truth_K * predicted_K).sum(), 0.0)
-        return (1 - shared / spread.clamp(min=1e-12).sqrt()) * (num_valid > 0)
+        # In float64: where nearly all pixels are of one class, truth or prediction, this divides rounding by rounding.
+        truth_K, predicted_K = sums.truth.double(), sums.predicted.double()
+        num_truth, num_predicted = truth_K.sum(), predicted_K.sum()  # equal up to rounding
+        shared = sums.overlap.double().sum() * num_predicted - (truth_K * predicted_K).sum()
+        spread = (num_truth**2 - truth_K.square().sum()) * (num_predicted**2 - predicted_K.square().sum())
+        least = 1e-12 * num_truth.clamp(min=1) ** 4
+        # Not 0 but for rounding where the truth has a single class.
+        correlation = torch.where((truth_K > 0).sum() > 1, shared, 0.0) / spread.clamp(min=least).sqrt()
+        return ((1 - correlation) * (num_truth > 0)).float()
