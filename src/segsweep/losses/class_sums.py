@@ -102,25 +102,26 @@ class _Sums(torch.autograd.Function):
 
 def _pieces(logits_NKHW: Tensor, *maps: Tensor) -> Iterator[tuple[Tensor, ...]]:
     """Views of some images, or of some rows of one image; on a GPU, whose kernels cost more than its memory, of all."""
-    num, images, height, rows = _divided(logits_NKHW)
+    num, _, height, _ = logits_NKHW.shape
+    images, rows = _size_of_piece(logits_NKHW)
     for n in range(0, max(num, 1), images):  # a batch without images has sums, too
         for y in range(0, height, rows):
             yield tuple(x[n : n + images, ..., y : y + rows, :] for x in (logits_NKHW, *maps))
 
 
-def _divided(logits_NKHW: Tensor) -> tuple[int, int, int, int]:
-    """Images, those of a piece, rows of an image, those of a piece; pieces of an image are about equal."""
+def _size_of_piece(logits_NKHW: Tensor) -> tuple[int, int]:
+    """Images, and rows of each; pieces of an image are of about equal size."""
     num, channels, height, width = logits_NKHW.shape
     if logits_NKHW.device.type != "cpu":
-        return num, max(1, num), height, height
+        return max(1, num), height
     values = channels * width * height  # of an image
-    return num, max(1, _PIECE // values), height, -(-height // -(-values // _PIECE))
+    return max(1, _PIECE // values), -(-height // -(-values // _PIECE))
 
 
 def _rooms(logits_NKHW: Tensor, num: int) -> Tensor:
     """Memory for maps of a piece, (num, values) float32: what all pieces share stays in the cache."""
-    all_images, images, _, rows = _divided(logits_NKHW)
-    values = min(all_images, images) * logits_NKHW.shape[1] * rows * logits_NKHW.shape[3]
+    images, rows = _size_of_piece(logits_NKHW)
+    values = logits_NKHW[:images, :, :rows].numel()
     return torch.empty(num, values, dtype=torch.float32, device=logits_NKHW.device)
 
 
