@@ -28,9 +28,10 @@ from hydra._internal.sources_registry import SourcesRegistry
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.plugins import Plugins
 from omegaconf import DictConfig
+from tensorboard.summary.writer.event_file_writer import AtomicCounter
 from torch import Tensor
 
-from segsweep import CONF_DIR
+from segsweep import CONF_DIR, callbacks
 from segsweep.task import Task
 from segsweep.train import train
 from segsweep.types import Batch
@@ -103,6 +104,21 @@ def _speed_is_measured_in_a_moment() -> Iterator[None]:
     """At the end of every run; nobody looks at it."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("segsweep.cost._INFERENCE_S", 0.02)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_continued_run_waits() -> Iterator[None]:
+    """Files of events are read by second, process and number: of one process those whose numbers are of one length."""
+    wait = callbacks._wait_for_a_later_name
+
+    def wait_for_others(folder):
+        if any(f".{os.getpid()}." not in file.name for file in folder.glob("events.out.tfevents.*[0-9]")):
+            wait(folder)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tensorboard.summary.writer.event_file_writer._global_uid", AtomicCounter(10**9))
+        patch.setattr(callbacks, "_wait_for_a_later_name", wait_for_others)
         yield
 
 

@@ -16,6 +16,7 @@ from segsweep.confusion import confusion_picture
 from segsweep.curves import NUM_THRESHOLDS, curve
 from segsweep.layout import layout
 from segsweep.metrics import Counts
+from segsweep.pictures import show
 from segsweep.task import Task
 
 log = logging.getLogger(__name__)
@@ -66,7 +67,7 @@ def end(logger: TensorBoardLogger, task: Task, counts: Counts, step: int) -> Non
     """
     writer, names = logger.experiment, task.spec.class_names
     pooled = counts.confusion.sum(axis=0)
-    writer.add_image("test/confusion", confusion_picture(pooled, names), step, dataformats="HWC")
+    show(writer, "test/confusion", confusion_picture(pooled, names), step)
     if task.test_scores is None:
         return
     # Classes with most pixels: those of which a curve says most.

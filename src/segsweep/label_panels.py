@@ -12,6 +12,7 @@ from torch import Tensor
 
 from segsweep.objectives import Generate, MeanTeacher, SegmentSynthetic
 from segsweep.objectives.synthetic import decoded_pairs
+from segsweep.panels import add_image
 from segsweep.pictures import Picture, row, stack
 from segsweep.task import Task
 from segsweep.types import Batch
@@ -45,9 +46,7 @@ class LabelPanel(pl.Callback):
             else:
                 tag, strips = "train/pair_generated_pair", _between(objective, batch, task)
         if strips:
-            logger: Any = trainer.logger
-            # At the step at which the validation's metrics stand, as the other panels.
-            logger.experiment.add_image(tag, stack(strips), trainer.global_step - 1, dataformats="HWC")
+            add_image(trainer, tag, stack(strips))
 
     def _first_batch(self, trainer: pl.Trainer, task: Task) -> Batch:
         if self._batch is None or self._stage != task.stage_index:

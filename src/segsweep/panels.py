@@ -7,7 +7,6 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from pytorch_lightning.loggers import TensorBoardLogger
 from torch import Tensor
 
@@ -15,7 +14,7 @@ from segsweep.confusion import confusion_picture
 from segsweep.data.batches import EvalBatches
 from segsweep.metrics import Counts, summarise
 from segsweep.models.blocks import resize_to
-from segsweep.pictures import Picture, photos, stack, strip, with_legend
+from segsweep.pictures import Picture, photos, show, stack, strip, with_legend, write_png
 from segsweep.task import Task
 from segsweep.types import Batch, DataSpec, SegmenterOutput
 
@@ -132,7 +131,7 @@ def add_image(trainer: pl.Trainer, tag: str, picture: Picture) -> None:
     That is before the step of the checkpoint that follows: a run that is continued from there hides what is later.
     """
     logger: TensorBoardLogger = trainer.logger  # type: ignore[assignment]
-    logger.experiment.add_image(tag, picture, trainer.global_step - 1, dataformats="HWC")
+    show(logger.experiment, tag, picture, trainer.global_step - 1)
 
 
 def fixed_positions(batches: EvalBatches) -> list[int]:
@@ -170,6 +169,6 @@ def write_examples(folder: Path, task: Task, batches: EvalBatches, worst: list[i
     """Writes ``fixed-<position>.png``, ``worst-<rank>-<position>.png``, eight of each."""
     folder.mkdir(exist_ok=True)
     for position, picture in draw(task, batches, fixed_positions(batches)):
-        Image.fromarray(picture).save(folder / f"fixed-{position:05d}.png")
+        write_png(picture, folder / f"fixed-{position:05d}.png")
     for rank, (position, picture) in enumerate(draw(task, batches, worst), start=1):
-        Image.fromarray(picture).save(folder / f"worst-{rank}-{position:05d}.png")
+        write_png(picture, folder / f"worst-{rank}-{position:05d}.png")

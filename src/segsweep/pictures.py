@@ -1,13 +1,19 @@
 """Pictures of segmentations, image | truth | prediction | error, and of images that models draw, as uint8 arrays."""
 
 import colorsys
+import io
 from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from segsweep.types import DataSpec
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
 
 Picture = NDArray[np.uint8]  # (H, W, 3)
 
@@ -17,6 +23,7 @@ _MIN_HEIGHT = 96  # pixels: smaller images are enlarged by a whole factor, so th
 _MAX_HEIGHT = 256
 _CELL = 160  # pixels, longer side of a picture on a contact sheet
 _LINE = 14  # pixels, height of a line of text
+_COMPRESSION = 3  # of 9: half the time of 6, which is usual, for 3 % more bytes
 
 
 def palette(num_classes: int) -> NDArray[np.uint8]:
@@ -65,6 +72,23 @@ def strip(
     ]
     overlay = [_tinted(photo_shown, masks[1])] if with_overlay else []
     return np.concatenate([photo_shown, *masks, *overlay, error], axis=1)
+
+
+def write_png(picture: Picture, file: Path | io.BytesIO) -> None:
+    """Writes a picture as PNG."""
+    Image.fromarray(picture).save(file, "PNG", compress_level=_COMPRESSION)
+
+
+def show(writer: "SummaryWriter", tag: str, picture: Picture, step: int) -> None:
+    """Writes a picture to TensorBoard's Images tab: what ``writer.add_image`` does, with quicker compression."""
+    from tensorboard.compat.proto.summary_pb2 import Summary
+
+    png = io.BytesIO()
+    write_png(picture, png)
+    height, width, channels = picture.shape
+    image = Summary.Image(height=height, width=width, colorspace=channels, encoded_image_string=png.getvalue())
+    file: Any = writer.file_writer
+    file.add_summary(Summary(value=[Summary.Value(tag=tag, image=image)]), step)
 
 
 def photos(images: Iterable[NDArray[np.float32]], spec: DataSpec) -> Picture:

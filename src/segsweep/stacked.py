@@ -62,14 +62,6 @@ class StackedMember(Task):
             return super()._learn(batch)
         return self.output, self.loss(self.output, batch)
 
-    def _log(self, values: dict[str, float]) -> None:
-        if self.own is None:
-            return super()._log(values)
-        self.own.callback_metrics |= {name: torch.tensor(value) for name, value in values.items()}
-        # As Lightning counts: where an epoch's last step stands, whose number begins at 0.
-        self.own.logger.log_metrics({**values, "epoch": self.current_epoch}, self.global_step - 1)
-        return None
-
 
 class StackedTask(StagedTraining):
     """Trains the stack of the members' models by the sum of their losses.

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from pytorch_lightning.strategies import FSDPStrategy
+from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
@@ -134,7 +135,6 @@ class Task(StagedTraining):
             "confusion": self.train_confusion.counted(),
             "images": self._means.images,
             "norms": self.guard.norms,
-            "logged_step": self.trainer.fit_loop.epoch_loop._batches_that_stepped,
             "is_validated": self.is_validated,
             "seconds": self._epoch_end - self._epoch_start,
             "rng": torch.get_rng_state(),
@@ -156,8 +156,6 @@ class Task(StagedTraining):
             self.train_confusion.take_up(unfinished["confusion"], self.device)
         self.guard.take_up(unfinished.get("norms"))
         self._epoch_start = time.perf_counter() - unfinished["seconds"]
-        # Lightning counts once more where a validation was due and over.
-        self.trainer.fit_loop.epoch_loop._batches_that_stepped = unfinished["logged_step"]
         torch.set_rng_state(unfinished["rng"])
         if unfinished["device_rng"] is not None and self.device.type == "cuda":
             torch.cuda.set_rng_state(unfinished["device_rng"], self.device)
@@ -357,4 +355,11 @@ class Task(StagedTraining):
         return values | {f"{stage}/{name}": value for name, value in scores.items()}
 
     def _log(self, values: dict[str, float]) -> None:
-        self.log_dict(values, on_step=False, on_epoch=True, batch_size=1)
+        """Shows an epoch's values to callbacks and to TensorBoard: as ``self.log_dict`` does, which takes 2 ms each."""
+        trainer = self.trainer
+        trainer.callback_metrics.update({name: torch.tensor(value) for name, value in values.items()})
+        if trainer.logger is None or trainer.sanity_checking:
+            return
+        # As Lightning counts: at an epoch's last step, whose number begins at 0; a test stands behind it.
+        step = self.global_step - (trainer.state.fn == TrainerFn.FITTING)
+        trainer.logger.log_metrics({**values, "epoch": self.current_epoch}, step)

@@ -214,7 +214,7 @@ def test(run: Run, parts: Parts, plain: dict[str, Any]) -> None:
     best = next(line for line in lines if line["epoch"] == parts.best.epoch)
     if last["epoch"] != best["epoch"]:
         parts.task.test_stage = "test_last"
-        scores = parts.trainer.test(parts.task, datamodule=parts.data, verbose=False)[0]
+        scores = _tested(parts)
         last |= {key.replace("test_last/", "test/"): value for key, value in scores.items()}
     parts.best.restore(parts.task)
     if parts.task.objective.prunes:
@@ -225,7 +225,7 @@ def test(run: Run, parts: Parts, plain: dict[str, Any]) -> None:
     parts.task.test_stage = "test"
     if parts.board.pr_curves:
         parts.task.score_counts = ScoreCounts(parts.data.spec.num_classes, parts.data.spec.ignore_index)
-    scores = dict(parts.trainer.test(parts.task, datamodule=parts.data, verbose=False)[0])
+    scores = _tested(parts)
     if last["epoch"] == best["epoch"]:
         last |= scores
     run.save(
@@ -240,6 +240,13 @@ def test(run: Run, parts: Parts, plain: dict[str, Any]) -> None:
     )
     floor = max(values["test/miou"] for values in run.record["floors"].values())
     log.info("test: mIoU %.4f with the weights of epoch %d (floor %.4f)", scores["test/miou"], best["epoch"] + 1, floor)
+
+
+def _tested(parts: Parts) -> dict[str, float]:
+    """Metrics of the test split, by the weights that the task has."""
+    parts.trainer.test(parts.task, datamodule=parts.data, verbose=False)
+    prefix = f"{parts.task.test_stage}/"
+    return {key: float(value) for key, value in parts.trainer.callback_metrics.items() if key.startswith(prefix)}
 
 
 def _leave(run: Run, parts: Parts) -> None:
