@@ -124,23 +124,47 @@ def _no_continued_run_waits() -> Iterator[None]:
 
 @pytest.fixture(scope="session", autouse=True)
 def _config_files_are_parsed_once() -> Iterator[None]:
-    """A config is made of some twenty files, and parsing them takes half of its time; a changed file is read again."""
-    Plugins.instance()  # registers the class below, which is none that can be imported
-    source = SourcesRegistry.instance().resolve("file")
-    load, parsed = source.load_config, {}
+    """A config is made of some twenty files, and looking for them and parsing them takes half of its time.
 
-    def load_once(self, config_path):
-        file = Path(self.path, self._normalize_file_name(config_path))
-        if not file.is_file():
-            return load(self, config_path)
-        state = file.stat()
-        key = (self.provider, str(file.resolve()), state.st_mtime_ns, state.st_size, state.st_ino)
-        if key not in parsed:
-            parsed[key] = pickle.dumps(load(self, config_path))
-        return pickle.loads(parsed[key])  # Hydra writes to what it gets
+    Those of this package and of Hydra's stay as they are; of others a changed file is read again.
+    """
+    Plugins.instance()  # registers the classes below, which are none that can be imported
+    ours, hydras = (SourcesRegistry.instance().resolve(scheme) for scheme in ("file", "pkg"))
+    parsed, found = {}, {}
+
+    def load_once(load):
+        def load_config(self, config_path):
+            file = Path(self.path, self._normalize_file_name(config_path))
+            key = (self.provider, self.path, config_path)
+            if not stays(self):
+                if not file.is_file():
+                    return load(self, config_path)
+                state = file.stat()
+                key += (state.st_mtime_ns, state.st_size, state.st_ino)
+            if key not in parsed:
+                parsed[key] = pickle.dumps(load(self, config_path))
+            return pickle.loads(parsed[key])  # Hydra writes to what it gets
+
+        return load_config
+
+    def look_once(is_config):
+        def looked(self, config_path):
+            if not stays(self):
+                return is_config(self, config_path)
+            key = (self.path, config_path)
+            if key not in found:
+                found[key] = is_config(self, config_path)
+            return found[key]
+
+        return looked
+
+    def stays(source):
+        return isinstance(source, hydras) or source.path == str(CONF_DIR)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(source, "load_config", load_once)
+        for source in (ours, hydras):
+            patch.setattr(source, "load_config", load_once(source.load_config))
+            patch.setattr(source, "is_config", look_once(source.is_config))
         yield
 
 

@@ -450,7 +450,7 @@ def test_samples_are_the_same_draws_and_leave_the_random_state_alone(make):
     trainer = SimpleNamespace(
         datamodule=SimpleNamespace(train_size=(16, 16)),
         precision_plugin=SimpleNamespace(forward_context=torch.no_grad),
-        logger=SimpleNamespace(experiment=SimpleNamespace(add_image=lambda *_, **__: None)),
+        logger=SimpleNamespace(experiment=SimpleNamespace(file_writer=SimpleNamespace(add_summary=lambda *_: None))),
         global_step=0,
     )
     before = torch.get_rng_state()

@@ -12,8 +12,7 @@ from torch import Tensor
 
 from segsweep.objectives import Generate, MeanTeacher, SegmentSynthetic
 from segsweep.objectives.synthetic import decoded_pairs
-from segsweep.panels import add_image
-from segsweep.pictures import Picture, row, stack
+from segsweep.pictures import Picture, row, show, stack
 from segsweep.task import Task
 from segsweep.types import Batch
 
@@ -46,7 +45,9 @@ class LabelPanel(pl.Callback):
             else:
                 tag, strips = "train/pair_generated_pair", _between(objective, batch, task)
         if strips:
-            add_image(trainer, tag, stack(strips))
+            logger: Any = trainer.logger
+            # At the step at which the validation's metrics stand, as the other panels.
+            show(logger.experiment, tag, stack(strips), trainer.global_step - 1)
 
     def _first_batch(self, trainer: pl.Trainer, task: Task) -> Batch:
         if self._batch is None or self._stage != task.stage_index:
