@@ -185,7 +185,8 @@ def test_bad_input(case, tree, command):
 CURABLE = [c for c in CASES if not isinstance(c.outcome, Works) and len(c.outcome) == 1 and c.outcome[0].cures]
 
 
-@pytest.mark.parametrize("case", quick_first(CURABLE, lambda case: tuple(bool(c.typed) for c in case.outcome[0].cures)))
+@pytest.mark.slow
+@pytest.mark.parametrize("case", CURABLE)
 def test_what_a_message_suggests_helps(case, tree, command):
     case.spoil(tree)
     overrides = overrides_of(case, tree)

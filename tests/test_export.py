@@ -285,6 +285,7 @@ def test_images_of_a_folder_are_compared(folder, tmp_path, capsys):
     assert (row["agreement"]["equal"], row["agreement"]["miou"]) == (1.0, None)
 
 
+@pytest.mark.slow
 def test_images_are_read_by_the_options_of_all_commands(folder, tmp_path, capsys):
     Image.fromarray(np.arange(2500, dtype=np.uint16).reshape(50, 50)).save(tmp_path / "deep.png")
     named = ("--images", tmp_path / "deep.png", "--out", tmp_path / "out")
@@ -330,6 +331,7 @@ def test_int8_of_one_size_says_what_it_could_not_be_calibrated_on(run):
         variants._int8(graph, images, {}, (64, 64))
 
 
+@pytest.mark.slow
 def test_data_on_disk_without_a_root_fall_back_to_noise_and_say_so(folder, tmp_path, capsys):
     copy = tmp_path / "run"
     shutil.copytree(folder, copy)

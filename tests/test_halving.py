@@ -94,7 +94,7 @@ def trials_of(folder):
 
 @pytest.mark.parametrize(
     ("at_once", "breadth_first"),
-    [(1, True), (3, False), *(pytest.param(*how, marks=pytest.mark.slow) for how in ((1, False), (3, True)))],
+    [(3, False), *(pytest.param(*how, marks=pytest.mark.slow) for how in ((1, False), (1, True), (3, True)))],
 )
 @pytest.mark.usefixtures("_hydra")
 def test_a_search_pauses_and_promotes(tmp_path, at_once, breadth_first):
@@ -173,6 +173,7 @@ def test_a_paused_trial_whose_record_was_never_written_says_so_first(tmp_path):
     assert sorted(states(tmp_path)) == ["COMPLETE", "PRUNED", "PRUNED", "PRUNED"]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_hydra")
 def test_a_search_that_has_lost_its_journal_in_part_goes_on(tmp_path):
     how = {"pruner": "asha", "n_trials": 4}
@@ -329,6 +330,7 @@ def test_a_run_pauses_and_ends_with_the_weights_of_one_that_never_did(trial, com
     }
 
 
+@pytest.mark.slow
 def test_a_score_that_a_kill_kept_back_is_reported(trial, monkeypatch):
     from segsweep.pruning import Pruning
 

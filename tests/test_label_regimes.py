@@ -55,7 +55,8 @@ def test_a_run_with_made_up_pairs(synthetic):
     assert [point.step for point in events.Scalars("train/loss/pair_image")] == [2]  # the first epoch alone
 
 
-@pytest.mark.parametrize("regime", ["self_training", pytest.param("synthetic", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("regime", ["self_training", "synthetic"])
 def test_a_run_continues_to_the_same_end(start, interrupted, regime):
     overrides = [*REGIMES[regime], "trainer.max_epochs=3"]
     straight = start("straight", *overrides)

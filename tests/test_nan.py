@@ -108,6 +108,7 @@ def test_an_accelerator_is_looked_at_before_anything_is_saved(
     assert f" at step {number}, epoch {step // 3}, training images " in message
 
 
+@pytest.mark.slow
 def test_the_same_weights_whether_the_host_looks_or_not(start, whole_run, monkeypatch):
     one = whole_run
     monkeypatch.setattr("segsweep.task.UpdateGuard", lambda name_of, looks_at_once: UpdateGuard(name_of, False))
@@ -116,6 +117,7 @@ def test_the_same_weights_whether_the_host_looks_or_not(start, whole_run, monkey
     assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
 
 
+@pytest.mark.slow
 def test_without_the_guard_weights_are_spoilt(start, tmp_path, spoiled, monkeypatch):
     for name in ("see", "before_update"):
         monkeypatch.setattr(UpdateGuard, name, lambda *_: None)

@@ -110,6 +110,7 @@ def test_a_run_goes_on_with_smaller_batches(start, memory_for, caplog, most, eff
     assert record["config"]["data"]["batch_size"] == 4
 
 
+@pytest.mark.slow
 def test_without_batch_statistics_the_divided_batch_learns_the_same(start, memory_for, monkeypatch):
     monkeypatch.setattr(torch.nn.BatchNorm2d, "forward", lambda self, x: x)
     overrides = [*SMALL, "loss=mse", "data.batch_size=5", "augment=none", "optimizer=sgd", "optimizer.lr=0.01"]
@@ -123,6 +124,7 @@ def test_without_batch_statistics_the_divided_batch_learns_the_same(start, memor
             assert a[key] == pytest.approx(b[key], rel=1e-3)
 
 
+@pytest.mark.slow
 def test_it_goes_on_from_the_last_checkpoint_and_stays_divided(start, memory_for, monkeypatch, interrupted):
     overrides = [*SMALL, HALVE, "trainer.checkpoint_every_steps=1"]
     memory_for(2, from_step=5)  # the third step of the second epoch

@@ -104,7 +104,8 @@ def test_the_whole_amount_is_out_before_the_stage_ends(composer, rounds, total):
     assert zeros(model.state_dict()) == pytest.approx(0.5, abs=0.01)
 
 
-@pytest.mark.parametrize("epoch", [1, *(pytest.param(epoch, marks=pytest.mark.slow) for epoch in (2, 3))])
+@pytest.mark.slow
+@pytest.mark.parametrize("epoch", [1, 2, 3])
 def test_an_interrupted_run_goes_on_with_its_masks(start, interrupted, epoch):
     straight = start("straight", *PRUNE)
     with interrupted(before_epoch=epoch):

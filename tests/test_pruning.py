@@ -57,6 +57,7 @@ def test_a_hopeless_run_ends_as_pruned(trial):
     assert num_writes == 1
 
 
+@pytest.mark.slow
 def test_a_continued_run_reports_each_epoch_once(trial, interrupted):
     with interrupted(before_epoch=2):
         trial(NEVER, "trainer.max_epochs=3")

@@ -280,6 +280,7 @@ def test_the_same_run_twice_reads_the_same(start):
     )
 
 
+@pytest.mark.slow
 def test_the_match_sees_labelled_training_masks_alone(start, monkeypatch):
     """Other classes in val and test change the score and not the match; a fit sees the train split alone."""
     seen, fitted = [], []

@@ -70,6 +70,7 @@ def test_runs_without_a_result_have_no_figure(tmp_path):
     assert make_ndarray(events.Tensors("leaderboard")[0].tensor_proto)[0] == b"text"
 
 
+@pytest.mark.slow
 def test_two_datasets_of_one_name_have_figures_of_their_own(tmp_path):
     for fingerprint in ("d1", "d2"):
         folder = tmp_path / fingerprint

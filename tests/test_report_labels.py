@@ -187,6 +187,7 @@ def test_datasets_are_panels_of_one_picture(write, tmp_path):
         assert curve.draw(drawn, columns=3).count(b'id="axes_') == len(drawn)
 
 
+@pytest.mark.slow
 def test_names_from_records_do_no_harm_in_the_picture(write, monkeypatch):
     monkeypatch.undo()  # figures are drawn with these names too
     write("supervised", flat(0))

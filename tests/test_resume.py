@@ -165,6 +165,7 @@ def test_without_the_random_state_it_would_differ(whole, stopped_at, monkeypatch
     assert history(stopped_at("continued", 1, 2, *RANDOM, EVERY)) != history(whole)
 
 
+@pytest.mark.slow
 def test_checkpoints_within_an_epoch_change_nothing(whole, start, composer):
     assert "trainer.checkpoint_every_steps" in NON_SEMANTIC
     assert fingerprint(settle(composer(*TINY))) == fingerprint(settle(composer(*TINY, EVERY)))
@@ -211,6 +212,7 @@ def test_an_iteration_may_start_within_an_epoch(composer, batches):
     assert len(list(loader)) == len(whole)  # the next iteration starts from the beginning
 
 
+@pytest.mark.slow
 def test_a_run_that_early_stopping_has_ended_is_not_trained_on(start, monkeypatch):
     overrides = [*RANDOM, "trainer.early_stopping.threshold=-0.1"]
     straight = start("straight", *overrides)
@@ -222,6 +224,7 @@ def test_a_run_that_early_stopping_has_ended_is_not_trained_on(start, monkeypatc
     assert read_record(straight)["epochs"] == 1
 
 
+@pytest.mark.slow
 def test_best_weights_that_were_not_written_any_more_are_those_of_the_checkpoint(start, monkeypatch):
     overrides = [*RANDOM, "trainer.max_epochs=1"]
     straight = start("straight", *overrides)
@@ -235,6 +238,7 @@ def test_best_weights_that_were_not_written_any_more_are_those_of_the_checkpoint
     assert_same(straight, start("continued", *overrides))
 
 
+@pytest.mark.slow
 def test_a_folder_that_was_moved_and_renamed_is_continued(whole, start, monkeypatch, tmp_path):
     original = Task.on_train_batch_start
     monkeypatch.setattr(

@@ -117,9 +117,8 @@ def weights(folder):
     return [value for name, value in state.items() if name.startswith("model.") and not name.endswith(names)]
 
 
-@pytest.mark.parametrize(
-    "model", ["conv_autoencoder", *(pytest.param(name, marks=pytest.mark.slow) for name in ("unet", "gated_sweep"))]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("model", ["conv_autoencoder", "unet", "gated_sweep"])
 def test_in_double_precision_a_stack_is_its_models(composer, model):
     plain = settle(composer(*TINY, f"model={model}", *NARROW[model]))
     models = [build_model({**plain, "seed": seed}).double().train() for seed in (0, 1)]
@@ -162,6 +161,7 @@ def test_a_group_leaves_runs_like_any_other(pair, start):
     assert record(pair[0])["metrics"] != own["metrics"]
 
 
+@pytest.mark.slow
 def test_time_is_divided_between_the_members(stack):
     began = time.time()
     folders = stack("together", [0, 1], *FEW)
