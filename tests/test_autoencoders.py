@@ -450,8 +450,8 @@ def test_samples_are_the_same_draws_and_leave_the_random_state_alone(make):
     trainer = SimpleNamespace(
         datamodule=SimpleNamespace(train_size=(16, 16)),
         precision_plugin=SimpleNamespace(forward_context=torch.no_grad),
-        logger=SimpleNamespace(experiment=SimpleNamespace(file_writer=SimpleNamespace(add_summary=lambda *_: None))),
-        global_step=0,
+        logger=SimpleNamespace(experiment=None),
+        lightning_module=SimpleNamespace(logged_step=0),
     )
     before = torch.get_rng_state()
     SamplePanel().on_validation_epoch_end(trainer, task)

@@ -182,6 +182,21 @@ def test_nothing_doubles_or_is_lost_where_a_run_was_stopped(start, monkeypatch, 
         assert len(continued.Tensors(tag)) == 1
 
 
+def test_a_validation_between_gathered_batches_has_a_step_of_its_own(start):
+    """Three batches an epoch, the last one alone: the first validation of an epoch follows no step of it."""
+    gathered = ["trainer.accumulate_grad_batches=2", "trainer.val_check_interval=1"]
+    events = read(start("run", *SMALL, *gathered))
+    for points in (events.Scalars("val/miou"), events.Images("val/predictions")):
+        assert [point.step for point in points] == [0, 0, 1, 2, 2, 3]
+    assert [point.step for point in events.Scalars("train/miou")] == [1, 3]
+
+
+def test_a_trial_run_of_lightnings_shows_no_training_and_ends(start):
+    folder = start("run", *SMALL, "trainer.fast_dev_run=true")
+    assert read_record(folder)["status"] == "completed"
+    assert read(folder).Tags()["images"] == ["test/confusion"]
+
+
 def test_training_and_validation_share_a_chart(start):
     events = read(start("run", *SMALL, "trainer.max_epochs=1"))
     (found,) = events.Tensors("custom_scalars__config__")

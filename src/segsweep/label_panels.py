@@ -47,7 +47,7 @@ class LabelPanel(pl.Callback):
         if strips:
             logger: Any = trainer.logger
             # At the step at which the validation's metrics stand, as the other panels.
-            show(logger.experiment, tag, stack(strips), trainer.global_step - 1)
+            show(logger.experiment, tag, stack(strips), task.logged_step)
 
     def _first_batch(self, trainer: pl.Trainer, task: Task) -> Batch:
         if self._batch is None or self._stage != task.stage_index:

@@ -131,7 +131,8 @@ def add_image(trainer: pl.Trainer, tag: str, picture: Picture) -> None:
     That is before the step of the checkpoint that follows: a run that is continued from there hides what is later.
     """
     logger: TensorBoardLogger = trainer.logger  # type: ignore[assignment]
-    show(logger.experiment, tag, picture, trainer.global_step - 1)
+    task: Task = trainer.lightning_module  # type: ignore[assignment]
+    show(logger.experiment, tag, picture, task.logged_step)
 
 
 def fixed_positions(batches: EvalBatches) -> list[int]:

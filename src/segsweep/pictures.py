@@ -4,16 +4,13 @@ import colorsys
 import io
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from segsweep.types import DataSpec
-
-if TYPE_CHECKING:
-    from torch.utils.tensorboard import SummaryWriter
 
 Picture = NDArray[np.uint8]  # (H, W, 3)
 
@@ -79,10 +76,20 @@ def write_png(picture: Picture, file: Path | io.BytesIO) -> None:
     Image.fromarray(picture).save(file, "PNG", compress_level=_COMPRESSION)
 
 
-def show(writer: "SummaryWriter", tag: str, picture: Picture, step: int) -> None:
-    """Writes a picture to TensorBoard's Images tab: what ``writer.add_image`` does, with quicker compression."""
-    from tensorboard.compat.proto.summary_pb2 import Summary
+def show(writer: Any, tag: str, picture: Picture, step: int) -> None:
+    """Writes a picture to TensorBoard's Images tab: what ``writer.add_image`` does, with quicker compression.
 
+    Args:
+        writer: a ``SummaryWriter``, or what a trial run of Lightning's (``fast_dev_run``) has in place of one.
+        tag: its name.
+        picture: (H, W, 3).
+        step: beside it.
+    """
+    from tensorboard.compat.proto.summary_pb2 import Summary
+    from torch.utils.tensorboard import SummaryWriter
+
+    if not isinstance(writer, SummaryWriter):
+        return
     png = io.BytesIO()
     write_png(picture, png)
     height, width, channels = picture.shape

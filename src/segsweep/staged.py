@@ -7,6 +7,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
@@ -87,6 +88,16 @@ class StagedTraining(pl.LightningModule):
     def is_last_stage(self) -> bool:
         """Whether no stage follows: only then do epochs compete for the best one."""
         return self.stage_index == len(self.regime.stages) - 1
+
+    @property
+    def logged_step(self) -> int:
+        """Where TensorBoard shows what is found out now: at the last step of training, counted from 0; a test after it.
+
+        As Lightning counts: of a step whose gradients are still gathered, a validation in between sees the number.
+        """
+        trainer = self.trainer
+        is_gathering = trainer.validating and trainer.fit_loop.epoch_loop._should_accumulate()
+        return self.global_step - (trainer.state.fn == TrainerFn.FITTING and not is_gathering)
 
     def configure_optimizers(self) -> Any:
         """Builds the optimizer of the present stage and its schedule over all steps of the stage."""

@@ -8,7 +8,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from pytorch_lightning.strategies import FSDPStrategy
-from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
@@ -361,6 +360,4 @@ class Task(StagedTraining):
         trainer.callback_metrics.update(as_tensors)
         if trainer.logger is None or trainer.sanity_checking:
             return
-        # As Lightning counts: at an epoch's last step, whose number begins at 0; a test stands behind it.
-        step = self.global_step - (trainer.state.fn == TrainerFn.FITTING)
-        trainer.logger.log_metrics({**values, "epoch": self.current_epoch}, step)
+        trainer.logger.log_metrics({**values, "epoch": self.current_epoch}, self.logged_step)
