@@ -219,7 +219,8 @@ def test_jobs_are_interrupted_when_the_sweep_is(program, tmp_path, send, code):
     process, _ = program("waits")
     send(process)
     _, stderr = process.communicate(timeout=20)
-    assert process.returncode == code
+    # As a shell says it: the second signal of a slow sender may come when all is done and nobody handles it any more.
+    assert (process.returncode if process.returncode >= 0 else 128 - process.returncode) == code
     assert "Traceback" not in stderr
     records = [read_record(tmp_path / f"{i}_waits") for i in range(2)]
     # The class is the run's own: it has ended as it wanted to.
