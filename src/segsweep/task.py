@@ -155,6 +155,8 @@ class Task(StagedTraining):
             self.train_confusion.take_up(unfinished["confusion"], self.device)
         self.guard.take_up(unfinished.get("norms"))
         self._epoch_start = time.perf_counter() - unfinished["seconds"]
+        # Lightning counts once more where a validation was due and over.
+        self.trainer.fit_loop.epoch_loop._batches_that_stepped = self.global_step
         torch.set_rng_state(unfinished["rng"])
         if unfinished["device_rng"] is not None and self.device.type == "cuda":
             torch.cuda.set_rng_state(unfinished["device_rng"], self.device)
