@@ -96,8 +96,10 @@ class StagedTraining(pl.LightningModule):
         As Lightning counts: of a step whose gradients are still gathered, a validation in between sees the number.
         """
         trainer = self.trainer
+        if trainer.state.fn != TrainerFn.FITTING:
+            return self.global_step
         is_gathering = trainer.validating and trainer.fit_loop.epoch_loop._should_accumulate()
-        return self.global_step - (trainer.state.fn == TrainerFn.FITTING and not is_gathering)
+        return self.global_step - (not is_gathering)
 
     def configure_optimizers(self) -> Any:
         """Builds the optimizer of the present stage and its schedule over all steps of the stage."""
