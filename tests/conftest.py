@@ -109,7 +109,7 @@ def _speed_is_measured_in_a_moment() -> Iterator[None]:
 
 @pytest.fixture(scope="session", autouse=True)
 def _no_continued_run_waits() -> Iterator[None]:
-    """Files of events are read by second, process and number: of one process those whose numbers are of one length."""
+    """For a later second in a name of events: numbers of one length put files of one process in order."""
     wait = callbacks._wait_for_a_later_name
 
     def wait_for_others(folder):
@@ -134,9 +134,9 @@ def _config_files_are_parsed_once() -> Iterator[None]:
 
     def load_once(load):
         def load_config(self, config_path):
-            file = Path(self.path, self._normalize_file_name(config_path))
             key = (self.provider, self.path, config_path)
             if not stays(self):
+                file = Path(self.path, self._normalize_file_name(config_path))
                 if not file.is_file():
                     return load(self, config_path)
                 state = file.stat()

@@ -88,7 +88,9 @@ def main() -> None:
     print_head("Sweep: what a job costs", "hydra-core", "hydra-joblib-launcher")
     for name in THREADS:  # our launcher divides the cores by itself; the others would be held to what is set here
         os.environ.pop(name, None)
-    has_joblib = not args.ours and not missing("hydra-joblib-launcher", "Hydra's joblib launcher")
+    left_out = {*BASIC, *JOBLIB} if args.ours else set()
+    if not args.ours and missing("hydra-joblib-launcher", "Hydra's joblib launcher"):
+        left_out = {JOBLIB[1]}
     with workplace() as folder:
         sweeps = Sweeps(folder, args.few, args.many)
         run_segsweep(JOB, folder)  # decodes
@@ -96,7 +98,7 @@ def main() -> None:
             contestants = {
                 name: sweeps.contestant(name, overrides)
                 for name, overrides in launchers.items()
-                if name.startswith("ours") or (has_joblib if "joblib" in name else not args.ours)
+                if left_out.isdisjoint(overrides)
             }
             found = take_turns(contestants, args.rounds)
             rows = []

@@ -66,7 +66,7 @@ class MemoryCurve(pl.Callback):
         if not trainer.is_global_zero or trainer.logger is None:
             return
         peak = {name: value for name, value in peak_memory_mb().items() if name in ("host", "device")}
-        trainer.logger.log_metrics({f"memory/{name}_mb": mb for name, mb in peak.items()}, trainer.global_step - 1)
+        trainer.logger.log_metrics({f"memory/{name}_mb": mb for name, mb in peak.items()}, pl_module.logged_step)
 
 
 class History(Checkpoint):

@@ -46,7 +46,6 @@ class LabelPanel(pl.Callback):
                 tag, strips = "train/pair_generated_pair", _between(objective, batch, task)
         if strips:
             logger: Any = trainer.logger
-            # At the step at which the validation's metrics stand, as the other panels.
             show(logger.experiment, tag, stack(strips), task.logged_step)
 
     def _first_batch(self, trainer: pl.Trainer, task: Task) -> Batch:
