@@ -66,7 +66,8 @@ class MemoryCurve(pl.Callback):
         if not trainer.is_global_zero or trainer.logger is None:
             return
         peak = {name: value for name, value in peak_memory_mb().items() if name in ("host", "device")}
-        trainer.logger.log_metrics({f"memory/{name}_mb": mb for name, mb in peak.items()}, pl_module.logged_step)
+        task: Any = pl_module
+        trainer.logger.log_metrics({f"memory/{name}_mb": mb for name, mb in peak.items()}, task.logged_step)
 
 
 class History(Checkpoint):
