@@ -2,7 +2,8 @@
 
 Maps of K classes are the largest tensors of a step, and passes over them take as long as the memory that they read and
 write. So logits are read piece by piece, each small enough for a processor's cache, and nothing of their size is kept:
-the backward pass makes the probabilities anew.
+the backward pass makes the probabilities anew. On a CPU that can compile a loop (``segsweep.kernels``) a piece is 32
+pixels and the logits are read once; elsewhere it is an image or so, and torch's operations follow each other.
 """
 
 from __future__ import annotations
@@ -14,8 +15,10 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from segsweep.kernels import classes, is_available
 from segsweep.types import Batch, SegmenterOutput
 
+_LEAST_VALUES = 1 << 17  # of logits: with less to do, compiling a loop is not worth its while
 _PIECE = 3 << 19  # float32 values: larger maps leave the cache, and with smaller ones starting threads takes longer
 
 
@@ -43,7 +46,14 @@ def class_sums(logits: Tensor, mask: Tensor, ignore_index: int) -> ClassSums:
     Raises:
         RuntimeError: a mask value is neither.
     """
-    return ClassSums(*_Sums.apply(logits, mask, ignore_index))
+    sums = _CompiledSums if _is_compiled(logits) else _Sums
+    return ClassSums(*sums.apply(logits, mask, ignore_index))
+
+
+def _is_compiled(logits: Tensor) -> bool:
+    if torch.compiler.is_compiling() or logits.numel() < _LEAST_VALUES:
+        return False
+    return classes.fits(logits) and is_available()
 
 
 class FromSums(nn.Module):
@@ -68,6 +78,24 @@ class FromSums(nn.Module):
     def forward(self, output: SegmenterOutput, batch: Batch) -> Tensor:
         """The value of the term, by itself."""
         return self.of(class_sums(output.logits, batch.mask, self.ignore_index))
+
+
+class _CompiledSums(torch.autograd.Function):
+    """Five sums by one loop over the logits, and their gradient by another one."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, mask: Tensor, ignore_index: int) -> tuple[Tensor, ...]:
+        ctx.save_for_backward(logits, mask)
+        ctx.ignore_index = ignore_index
+        num, *others = classes.sums_of(logits, mask, ignore_index).float()
+        ctx.mark_non_differentiable(num)
+        return num, *others
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients_K: Tensor) -> tuple[Tensor | None, ...]:
+        logits, mask = ctx.saved_tensors
+        return classes.gradient_of(logits, mask, ctx.ignore_index, torch.stack(gradients_K[1:])), None, None
 
 
 class _Sums(torch.autograd.Function):

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segsweep.models.narrow_maps import Conv2d
+from segsweep.models.normalisation import BatchNorm2d
 from segsweep.models.repetition import conv_of_repeated
 
 
@@ -17,8 +18,8 @@ def conv_block(in_channels: int, out_channels: int, num_convs: int = 2) -> nn.Se
     for i in range(num_convs):
         layers += [
             Conv2d(in_channels if i == 0 else out_channels, out_channels, 3, padding=1, bias=False),
-            nn.BatchNorm2d(out_channels),
-            nn.ReLU(inplace=True),
+            BatchNorm2d(out_channels, rectifies=True),
+            nn.Identity(),  # where the ReLU stood that the normalisation brings along: weights of earlier runs fit
         ]
     return nn.Sequential(*layers)
 

@@ -1,0 +1,19 @@
+"""Loops over maps that torch has no operation for, compiled for the CPU at hand when they are first needed.
+
+Between its convolutions a network reads and writes maps again and again, and on a CPU that takes as long as the memory
+does. torch reads a map once for each of its operations; here an operation is an expression of Python, and a loop around
+it reads each map once:
+
+    machine.py    an expression's loop to machine code (LLVM), run by the threads that torch's own operations run in
+    writer.py     loops, loads and stores in LLVM's language; values of several pixels with Python's operators
+    channels.py   ``ChannelPass``: maps in bf16, channels last, with what belongs to a channel beside them
+
+Linux alone: elsewhere, and without llvmlite, ``is_available`` says so, and whoever asks goes torch's way.
+"""
+
+from segsweep.kernels.channels import ChannelPass, channel_pass
+from segsweep.kernels.functions import where_positive
+from segsweep.kernels.machine import is_available
+from segsweep.kernels.writer import Lanes
+
+__all__ = ["ChannelPass", "Lanes", "channel_pass", "is_available", "where_positive"]

@@ -1,0 +1,190 @@
+"""LLVM's language, as far as loops over maps need it.
+
+bf16 is the upper half of a float32: it is widened by a shift, and made by rounding to the nearest, ties to even.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from segsweep.kernels.machine import NUM_THREADS, THREAD_NUMBER
+
+LANES = 32  # values at once: two registers of AVX-512, and a cache line of bf16
+
+_FUSED = ("contract",)  # a product and a sum may round once
+
+
+class Lanes:
+    """``LANES`` float32 values of a loop that is being written; operators write their sum, difference, product."""
+
+    def __init__(self, writer: Writer, value: Any) -> None:
+        self.writer = writer
+        self.value = value
+
+    def __add__(self, other: Lanes | float) -> Lanes:
+        return self._with(other, "fadd")
+
+    def __sub__(self, other: Lanes | float) -> Lanes:
+        return self._with(other, "fsub")
+
+    def __mul__(self, other: Lanes | float) -> Lanes:
+        return self._with(other, "fmul")
+
+    def __truediv__(self, other: Lanes | float) -> Lanes:
+        return self._with(other, "fdiv")
+
+    def _with(self, other: Lanes | float, operation: str) -> Lanes:
+        value = other.value if isinstance(other, Lanes) else self.writer.constant(other)
+        return Lanes(self.writer, getattr(self.writer.builder, operation)(self.value, value, flags=_FUSED))
+
+
+class Turn:
+    """A turn of a loop: its number, and the values that it takes over from the one before and hands to the next."""
+
+    def __init__(self, number: Any, carried: list[Any]) -> None:
+        self.number = number
+        self.carried = carried
+
+
+class Writer:
+    """A function ``void(int64 *)`` that is being written, and that every thread of a team will run.
+
+    Args:
+        name: of the function.
+    """
+
+    def __init__(self, name: str) -> None:
+        from llvmlite import ir
+
+        self.ir = ir
+        self.module = ir.Module(name)
+        self.half, self.int32, self.int64 = (ir.IntType(bits) for bits in (16, 32, 64))
+        self.float32, self.float64 = ir.FloatType(), ir.DoubleType()
+        signature = ir.FunctionType(ir.VoidType(), [self.int64.as_pointer()])
+        self.function = ir.Function(self.module, signature, name)
+        self.builder: Any = ir.IRBuilder(self.function.append_basic_block())
+        self._read = 0
+
+    def finish(self) -> str:
+        """The module in LLVM's language."""
+        self.builder.ret_void()
+        return str(self.module)
+
+    def argument(self) -> Any:
+        """The next of the arguments, an int64."""
+        place = self.builder.gep(self.function.args[0], [self.int64(self._read)])
+        self._read += 1
+        return self.builder.load(place)
+
+    def pointer(self, kind: Any) -> Any:
+        """The next of the arguments, the address of such values."""
+        return self.builder.inttoptr(self.argument(), kind.as_pointer())
+
+    def vector(self, kind: Any) -> Any:
+        """The type of ``LANES`` such values."""
+        return self.ir.VectorType(kind, LANES)
+
+    def constant(self, value: float, kind: Any = None) -> Any:
+        """``LANES`` times a value, of float32 if nothing else is said."""
+        return self.ir.Constant(self.vector(kind or self.float32), [value] * LANES)
+
+    def share(self, number: Any) -> tuple[Any, Any, Any]:
+        """The number of the thread, and where its share of so many turns begins and ends."""
+        build, ask = self.builder, self.ir.FunctionType(self.int32, [])
+        thread, threads = (
+            build.sext(build.call(self.ir.Function(self.module, ask, name), []), self.int64)
+            for name in (THREAD_NUMBER, NUM_THREADS)
+        )
+        next_one = build.add(thread, self.int64(1))
+        start, end = (build.sdiv(build.mul(number, of), threads) for of in (thread, next_one))
+        return thread, start, end
+
+    @contextmanager
+    def loop(self, start: Any, end: Any, step: Any, carried: Sequence[Any] = ()) -> Iterator[Turn]:
+        """What is written within is done for ``start``, ``start + step``, ... below ``end``.
+
+        The turn's ``carried`` are to be set within to what the next turn gets; after the loop they are the last ones.
+        """
+        build = self.builder
+        before = build.block
+        head, body, after = (self.function.append_basic_block() for _ in range(3))
+        build.branch(head)
+        build.position_at_end(head)
+        number, *handed = (build.phi(value.type) for value in (start, *carried))
+        for phi, value in zip((number, *handed), (start, *carried), strict=True):
+            phi.add_incoming(value, before)
+        build.cbranch(build.icmp_signed("<", number, end), body, after)
+        build.position_at_end(body)
+        turn = Turn(number, list(handed))
+        yield turn
+        following = build.add(number, step)
+        for phi, value in zip((number, *handed), (following, *turn.carried), strict=True):
+            phi.add_incoming(value, build.block)
+        build.branch(head)
+        build.position_at_end(after)
+        turn.carried = handed
+
+    def spread(self, value: Any) -> Any:
+        """``LANES`` times an integer."""
+        build, kind = self.builder, self.vector(value.type)
+        first = build.insert_element(self.ir.Constant(kind, self.ir.Undefined), value, self.int32(0))
+        everywhere = self.ir.Constant(self.vector(self.int32), [0] * LANES)
+        return build.shuffle_vector(first, self.ir.Constant(kind, self.ir.Undefined), everywhere)
+
+    def least(self, one: Any, other: Any) -> Any:
+        """The smaller of two integers."""
+        return self.builder.select(self.builder.icmp_signed("<", one, other), one, other)
+
+    def where(self, condition: Any, then: Lanes, otherwise: Lanes) -> Lanes:
+        """Values of the one or the other."""
+        return Lanes(self, self.builder.select(condition, then.value, otherwise.value))
+
+    def note(self, condition: Any, flags: Any, at: Any) -> None:
+        """Sets an integer of an array to 1 if a condition holds anywhere."""
+        build = self.builder
+        bits = build.bitcast(condition, self.ir.IntType(LANES))
+        place = build.gep(flags, [at])
+        holds = build.zext(build.icmp_unsigned("!=", bits, self.ir.Constant(bits.type, 0)), self.int64)
+        build.store(build.or_(build.load(place), holds), place)
+
+    def read(self, values: Any, at: Any) -> Lanes:
+        """``LANES`` values of an array of bf16 or float32, from a place on."""
+        loaded = self.load(values, at)
+        return self.widened(loaded) if values.type.pointee == self.half else Lanes(self, loaded)
+
+    def write(self, x: Lanes, values: Any, at: Any) -> None:
+        """Puts ``LANES`` values into such an array, from a place on."""
+        self.store(self.narrowed(x) if values.type.pointee == self.half else x.value, values, at)
+
+    def load(self, values: Any, at: Any) -> Any:
+        """``LANES`` values of an array, from a place on."""
+        kind = values.type.pointee
+        return self.builder.load(self._place(values, at), align=self._size(kind))
+
+    def store(self, vector: Any, values: Any, at: Any) -> None:
+        """Puts ``LANES`` values into an array, from a place on."""
+        self.builder.store(vector, self._place(values, at), align=self._size(values.type.pointee))
+
+    def _place(self, values: Any, at: Any) -> Any:
+        return self.builder.bitcast(self.builder.gep(values, [at]), self.vector(values.type.pointee).as_pointer())
+
+    def _size(self, kind: Any) -> int:
+        return {self.half: 2, self.float32: 4, self.float64: 8, self.int64: 8}[kind]
+
+    def widened(self, halves: Any) -> Lanes:
+        """bf16 as float32."""
+        build = self.builder
+        bits = build.shl(build.zext(halves, self.vector(self.int32)), self.constant(16, self.int32))
+        return Lanes(self, build.bitcast(bits, self.vector(self.float32)))
+
+    def narrowed(self, x: Lanes) -> Any:
+        """float32 as bf16."""
+        build = self.builder
+        bits, sixteen = build.bitcast(x.value, self.vector(self.int32)), self.constant(16, self.int32)
+        is_odd = build.and_(build.lshr(bits, sixteen), self.constant(1, self.int32))
+        rounded = build.add(build.add(bits, self.constant(0x7FFF, self.int32)), is_odd)
+        halves = build.trunc(build.lshr(rounded, sixteen), self.vector(self.half))
+        is_nan = build.fcmp_unordered("uno", x.value, x.value)  # which rounding could turn into 0
+        return build.select(is_nan, self.constant(0x7FC0, self.half), halves)
