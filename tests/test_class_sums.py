@@ -4,11 +4,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from segsweep.kernels import is_available
 from segsweep.losses import class_sums as module
 from segsweep.losses.class_sums import ClassSums, class_sums
 
 IGNORED = 255
-NUM, CLASSES, HEIGHT, WIDTH = 3, 5, 7, 6
+NUM, CLASSES, HEIGHT, WIDTH = 3, 5, 8, 12
 
 
 @pytest.fixture
@@ -47,6 +48,16 @@ def fused(logits, mask):
 def pieces(request, monkeypatch):
     """A row at a time, two rows, two images, all of them."""
     monkeypatch.setattr(module, "_PIECE", request.param)
+
+
+@pytest.fixture(autouse=True, params=["compiled", "torch"])
+def way(request, monkeypatch):
+    """Both ways for maps of any size, and whether the right one was taken."""
+    is_compiled = request.param == "compiled"
+    if is_compiled and not is_available():
+        pytest.skip("no loops are compiled here")
+    monkeypatch.setattr(module, "_LEAST_VALUES", 0 if is_compiled else 1 << 60)
+    return request.param
 
 
 @pytest.mark.usefixtures("pieces")
@@ -161,3 +172,27 @@ def test_no_map_of_all_classes_is_kept_for_the_backward_pass(maps):
         fused(logits, mask)
     maps_of_classes = [x for x in kept if x.numel() > mask.numel()]
     assert [x.data_ptr() for x in maps_of_classes] == [logits.data_ptr()]
+
+
+@pytest.mark.parametrize("classes", [1, 2, 40])
+def test_any_number_of_classes(classes):
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(2, classes, 8, 8, generator=generator).requires_grad_()
+    mask = torch.randint(0, classes, (2, 8, 8), generator=generator)
+    sums = class_sums(logits, mask, IGNORED)
+    assert sums.truth.sum() == mask.numel()
+    (sums.entropy.sum() + (2 - sums.overlap).square().sum()).backward()
+    found, logits.grad = logits.grad, None
+    p = logits.softmax(dim=1)
+    q = F.one_hot(mask, classes).movedim(-1, 1)
+    (-(logits.log_softmax(dim=1) * q).sum() + (2 - (p * q).sum((0, 2, 3))).square().sum()).backward()
+    torch.testing.assert_close(found, logits.grad, rtol=1e-5, atol=1e-5)
+
+
+def test_which_way_is_taken(way, maps):
+    logits, mask = maps
+    assert (type(fused(logits.requires_grad_(), mask).entropy.grad_fn).__name__ == "_CompiledSumsBackward") == (
+        way == "compiled"
+    )
+    last = logits.detach().contiguous(memory_format=torch.channels_last).requires_grad_()
+    assert type(fused(last, mask).entropy.grad_fn).__name__ == "_SumsBackward"

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 THREAD_NUMBER, NUM_THREADS = "omp_get_thread_num", "omp_get_num_threads"
 
@@ -29,6 +30,12 @@ def is_available() -> bool:
         return all(hasattr(_torch(), name) for name in ("GOMP_parallel", THREAD_NUMBER, NUM_THREADS))
     except OSError:  # torch was linked in another way
         return False
+
+
+def reads(x: Tensor) -> bool:
+    """Whether a tensor has values in this process's memory: some, and not those of a transform or a tracer."""
+    is_plain = type(x) in (Tensor, nn.Parameter) and not torch._C._functorch.is_functorch_wrapped_tensor(x)
+    return is_plain and x.device.type == "cpu" and x.numel() > 0
 
 
 @cache

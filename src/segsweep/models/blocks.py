@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segsweep.models.narrow_maps import Conv2d
-from segsweep.models.normalisation import BatchNorm2d
+from segsweep.models.normalisation import BatchNorm2d, Layers, in_turn
 from segsweep.models.repetition import conv_of_repeated
 
 
@@ -18,10 +18,10 @@ def conv_block(in_channels: int, out_channels: int, num_convs: int = 2) -> nn.Se
     for i in range(num_convs):
         layers += [
             Conv2d(in_channels if i == 0 else out_channels, out_channels, 3, padding=1, bias=False),
-            BatchNorm2d(out_channels, rectifies=True),
-            nn.Identity(),  # where the ReLU stood that the normalisation brings along: weights of earlier runs fit
+            BatchNorm2d(out_channels),
+            nn.ReLU(inplace=True),
         ]
-    return nn.Sequential(*layers)
+    return Layers(*layers)
 
 
 class UpBlock(nn.Sequential):
@@ -42,10 +42,7 @@ class UpBlock(nn.Sequential):
     def forward(self, x: Tensor, skip: Tensor | None = None) -> Tensor:
         """Maps a coarse map to a finer one."""
         conv, *others = self
-        x = conv_of_repeated(conv, x, skip)  # type: ignore[arg-type]
-        for layer in others:
-            x = layer(x)
-        return x
+        return in_turn(others, conv_of_repeated(conv, x, skip))  # type: ignore[arg-type]
 
 
 class ConvEncoder(nn.Module):

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from annotated_types import Ge, Lt
 from torch import Tensor, nn
 
+from segsweep.models.normalisation import BatchNorm2d, Layers
 from segsweep.types import SegmenterOutput
 
 # Layers of each block on the way down and in the bottleneck, and the growth rate; the way up mirrors the way down.
@@ -154,8 +155,8 @@ class FCDenseNet(nn.Module):
 
 
 def _bn_relu_conv(in_channels: int, out_channels: int, kernel_size: int, dropout: float) -> nn.Sequential:
-    return nn.Sequential(
-        nn.BatchNorm2d(in_channels),
+    return Layers(
+        BatchNorm2d(in_channels),
         nn.ReLU(inplace=True),
         nn.Conv2d(in_channels, out_channels, kernel_size, padding=kernel_size // 2),
         nn.Dropout(dropout),

@@ -9,6 +9,8 @@ each way: half of what torch's two operations read and write (its own, moreover,
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Iterable
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -17,16 +19,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segsweep.kernels import ChannelPass, Lanes, channel_pass, channels, is_available, where_positive
+from segsweep.models.watched import is_watched
 
-_LEAST_VALUES = 1 << 17  # of a map: with less to do, starting the operations around a pass takes longer
+_LEAST_VALUES = 1 << 19  # of a map: with less to do, starting the operations around a pass takes longer
 
 
 class BatchNorm2d(nn.BatchNorm2d):
-    """torch's batch normalisation, and ReLU after it if asked; quicker where a network trains in bf16 on a CPU.
-
-    Args:
-        num_features: channels, D.
-        rectifies: whether ReLU follows.
+    """torch's batch normalisation; quicker where a network trains in bf16 on a CPU.
 
     Shape:
         (N, D, H, W) -> (N, D, H, W).
@@ -36,44 +35,65 @@ class BatchNorm2d(nn.BatchNorm2d):
         pixels and then in float64.
     """
 
-    rectifies: bool = False  # of a module that was torch's and had its class changed
-
-    def __init__(self, num_features: int, rectifies: bool = False) -> None:
-        super().__init__(num_features)
-        self.rectifies = rectifies
-
     def forward(self, input: Tensor) -> Tensor:
         """Normalises a map."""
-        if self._is_quick(input):
-            return self._quickly(input)
-        result: Tensor = super().forward(input)
-        return F.relu(result, inplace=True) if self.rectifies else result
+        return self._quickly(input, False) if self._is_quick(input) else super().forward(input)
 
-    def extra_repr(self) -> str:
-        """What torch says, and whether ReLU follows."""
-        return super().extra_repr() + (", rectifies=True" if self.rectifies else "")
+    def rectified(self, x: Tensor) -> Tensor:
+        """ReLU of the normalised map."""
+        return self._quickly(x, True) if self._is_quick(x) else F.relu(super().forward(x), inplace=True)
 
     def _is_quick(self, x: Tensor) -> bool:
         # Asked first: a compiler that meets what follows would divide its graph there.
         if torch.compiler.is_compiling() or not (self.training and torch.is_grad_enabled()):
             return False
-        # In a stack (torch.vmap) weights require no gradient, and x has no memory of its own.
+        # In a stack (torch.vmap) weights require no gradient, and could not be asked for more.
         if self.weight is None or not (self.weight.requires_grad and self.bias.requires_grad):
             return False
-        if self.weight.dtype != torch.float32 or x.numel() < _LEAST_VALUES or not channels.fits(x):
+        if self.weight.dtype != torch.float32 or x.numel() < _LEAST_VALUES:
             return False
-        return is_available() and not torch._C._functorch.is_functorch_wrapped_tensor(x)
+        return channels.fits(x) and is_available()
 
-    def _quickly(self, x: Tensor) -> Tensor:
-        y, mean, variance = _Normalisation.apply(x, self.weight, self.bias, self.eps, self.rectifies)
-        if self.track_running_stats and self.running_mean is not None:
-            self.num_batches_tracked.add_(1)
-            momentum = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
-            values = x.numel() // x.shape[1]
-            with torch.no_grad():
-                self.running_mean.lerp_(mean, momentum)
-                self.running_var.lerp_(variance * (values / (values - 1)), momentum)
-        return y
+    def _quickly(self, x: Tensor, rectifies: bool) -> Tensor:
+        y, mean, variance = _Normalisation.apply(x, self.weight, self.bias, self.eps, rectifies)
+        if self.track_running_stats:
+            self._remember(mean, variance, x.numel() // x.shape[1])
+        return y  # type: ignore[no-any-return]
+
+    @torch.no_grad()
+    def _remember(self, mean: Tensor, variance: Tensor, values: int) -> None:
+        if self.running_mean is None or self.running_var is None or self.num_batches_tracked is None:
+            return
+        self.num_batches_tracked.add_(1)
+        momentum = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
+        self.running_mean.lerp_(mean, momentum)
+        self.running_var.lerp_(variance * (values / (values - 1)), momentum)
+
+
+class Layers(nn.Sequential):
+    """torch's ``Sequential``, which has a normalisation and the ReLU behind it read the map once."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Applies all layers."""
+        return in_turn(self, input)
+
+
+def in_turn(layers: Iterable[nn.Module], x: Tensor) -> Tensor:
+    """Applies layers one after another, a ``BatchNorm2d`` and the ReLU behind it as one."""
+    left = deque(layers)
+    while left:
+        layer = left.popleft()
+        if left and _is_pair(layer, left[0]):
+            left.popleft()
+            x = layer.rectified(x)  # type: ignore[operator]
+        else:
+            x = layer(x)
+    return x
+
+
+def _is_pair(layer: nn.Module, following: nn.Module) -> bool:
+    is_typical = type(layer) is BatchNorm2d and type(following) is nn.ReLU
+    return is_typical and not is_watched(layer) and not is_watched(following)
 
 
 @channel_pass(maps=1, sums=2)
@@ -107,9 +127,7 @@ def _passes(rectifies: bool) -> _Passes:
         return of_y, of_y * distance
 
     @channel_pass(maps=2, writes=True)
-    def gradient(
-        x: Lanes, of_y: Lanes, mean: Lanes, scale: Lanes, shift: Lanes, slope: Lanes, level: Lanes
-    ) -> Lanes:
+    def gradient(x: Lanes, of_y: Lanes, mean: Lanes, scale: Lanes, shift: Lanes, slope: Lanes, level: Lanes) -> Lanes:
         distance = x - mean
         return passed(distance * scale + shift, of_y) * scale + (distance * slope + level)
 
@@ -136,7 +154,7 @@ class _Normalisation(torch.autograd.Function):
         return y, mean, variance
 
     @staticmethod
-    def backward(ctx: Any, of_y: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, of_y: Tensor | None, *_none: None) -> tuple[Tensor | None, ...]:
         x, weight, bias, mean, variance = ctx.saved_tensors
         eps, rectifies = ctx.settings
         if of_y is None:
@@ -151,7 +169,8 @@ class _Normalisation(torch.autograd.Function):
         of_bias, along = passes.sums([x, of_y], [mean, scale, bias])[1].float()
         values = x.numel() // x.shape[1]
         slope, level = -scale * inverse.square() * along / values, -scale * of_bias / values
-        of_x = None
-        if ctx.needs_input_grad[0]:
-            of_x, _ = passes.gradient([x, of_y], [mean, scale, bias, slope, level])
-        return of_x, along * inverse, of_bias, None, None
+        of_weight = along * inverse
+        if not ctx.needs_input_grad[0]:
+            return None, of_weight, of_bias, None, None
+        of_x, _ = passes.gradient([x, of_y], [mean, scale, bias, slope, level])
+        return of_x, of_weight, of_bias, None, None

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from segsweep.models.blocks import ConvEncoder, resize_to
 from segsweep.models.cells import Cell, Recurrence
+from segsweep.models.normalisation import BatchNorm2d, Layers
 from segsweep.models.renet import renet_layers
 from segsweep.models.vgg import VGG16Trunk
 from segsweep.types import SegmenterOutput
@@ -54,8 +55,8 @@ class ReSeg(nn.Module):
         self.sweeps = renet_layers(widths[-1], num_sweeps, hidden_size, cell, recurrence)
         ups: list[nn.Module] = []
         for i, o in pairwise((2 * hidden_size, *widths[-2::-1])):
-            ups += [nn.ConvTranspose2d(i, o, 2, stride=2, bias=False), nn.BatchNorm2d(o), nn.ReLU(inplace=True)]
-        self.ups = nn.Sequential(*ups)
+            ups += [nn.ConvTranspose2d(i, o, 2, stride=2, bias=False), BatchNorm2d(o), nn.ReLU(inplace=True)]
+        self.ups = Layers(*ups)
         self.head = nn.Conv2d(widths[0] if len(widths) > 1 else 2 * hidden_size, num_classes, 1)
 
     def forward(self, image: Tensor) -> SegmenterOutput:
@@ -107,7 +108,7 @@ class ReSegVGG(nn.Module):
         ups: list[nn.Module] = []
         for i, o in pairwise((2 * hidden_size, *up_widths)):
             ups += [nn.ConvTranspose2d(i, o, 2, stride=2), nn.ReLU(inplace=True)]
-        self.ups = nn.Sequential(*ups)
+        self.ups = Layers(*ups)
         self.head = nn.Conv2d(up_widths[-1], num_classes, 1)
 
     def forward(self, image: Tensor) -> SegmenterOutput:

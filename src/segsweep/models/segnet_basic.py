@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from annotated_types import Ge
 from torch import Tensor, nn
 
+from segsweep.models.normalisation import BatchNorm2d, Layers
 from segsweep.types import SegmenterOutput
 
 
@@ -33,9 +34,7 @@ class SegNetEncoder(nn.Module):
         self.out_channels = (width,) * num_levels
         self.norm = nn.LocalResponseNorm(5, alpha=1e-4, beta=0.75)
         inputs = (in_channels, *self.out_channels[1:])
-        self.levels = nn.ModuleList(
-            nn.Sequential(*_conv_bn(i, width, kernel_size), nn.ReLU(inplace=True)) for i in inputs
-        )
+        self.levels = nn.ModuleList(Layers(*_conv_bn(i, width, kernel_size), nn.ReLU(inplace=True)) for i in inputs)
 
     def forward(self, image: Tensor) -> list[Tensor]:
         """Maps an image to its pooled features, fine to coarse."""
@@ -117,4 +116,4 @@ def unpool(x_NDhw: Tensor, position_NDhw: Tensor, size: tuple[int, int]) -> Tens
 
 def _conv_bn(in_channels: int, out_channels: int, kernel_size: int) -> tuple[nn.Module, nn.Module]:
     conv = nn.Conv2d(in_channels, out_channels, kernel_size, padding=kernel_size // 2, bias=False)
-    return conv, nn.BatchNorm2d(out_channels)
+    return conv, BatchNorm2d(out_channels)

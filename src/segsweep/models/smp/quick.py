@@ -1,13 +1,15 @@
 """Parts of the library that train sooner on a CPU, in the place of its own; imported where a model is built."""
 
-from itertools import pairwise
+from itertools import accumulate
 
+from segmentation_models_pytorch.base.modules import Conv2dReLU
 from segmentation_models_pytorch.decoders.unet.decoder import UnetDecoderBlock
+from segmentation_models_pytorch.encoders.resnet import ResNetEncoder
 from torch import Tensor, nn
-from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
+from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from segsweep.models.narrow_maps import Conv2d
-from segsweep.models.normalisation import BatchNorm2d
+from segsweep.models.normalisation import BatchNorm2d, Layers, in_turn
 from segsweep.models.repetition import conv_of_repeated, pays
 
 
@@ -20,9 +22,7 @@ class QuickUnetDecoderBlock(UnetDecoderBlock):  # type: ignore[misc]
             return super().forward(x, height, width, skip_connection)  # type: ignore[no-any-return]
         conv, *others = self.conv1
         x = conv_of_repeated(conv, x, skip_connection)
-        for layer in (*others, self.conv2, self.attention2):
-            x = layer(x)
-        return x
+        return in_turn((*others, self.conv2, self.attention2), x)
 
     def _only_repeats(self, x: Tensor, height: int, width: int, skip_connection: Tensor | None) -> bool:
         is_attentive = not isinstance(getattr(self.attention1, "attention", None), nn.Identity)
@@ -32,49 +32,58 @@ class QuickUnetDecoderBlock(UnetDecoderBlock):  # type: ignore[misc]
         return pays(self.conv1[0], x, skip_connection)
 
 
-class QuickBasicBlock(BasicBlock):
-    """A block of ResNet-18 and ResNet-34 whose first normalisation brings the ReLU along."""
+class QuickBasicBlock(BasicBlock):  # type: ignore[misc]
+    """torchvision's block of ResNet-18 and ResNet-34."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps (N, D, H, W) to (N, E, h, w)."""
-        result = self.bn2(self.conv2(self.bn1(self.conv1(x))))
+        result = in_turn((self.conv1, self.bn1, self.relu, self.conv2, self.bn2), x)
         result += x if self.downsample is None else self.downsample(x)
         return self.relu(result)  # type: ignore[no-any-return]
 
 
-class QuickBottleneck(Bottleneck):
-    """A block of deeper ResNets whose first two normalisations bring the ReLU along."""
+class QuickBottleneck(Bottleneck):  # type: ignore[misc]
+    """torchvision's block of deeper ResNets."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps (N, D, H, W) to (N, E, h, w)."""
-        result = self.bn3(self.conv3(self.bn2(self.conv2(self.bn1(self.conv1(x))))))
+        first, second = (self.conv1, self.bn1, self.relu), (self.conv2, self.bn2, self.relu)
+        result = in_turn((*first, *second, self.conv3, self.bn3), x)
         result += x if self.downsample is None else self.downsample(x)
         return self.relu(result)  # type: ignore[no-any-return]
+
+
+class QuickResNetEncoder(ResNetEncoder):  # type: ignore[misc]
+    """The library's ResNet."""
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """Maps an image to its features, itself first."""
+        stages = (
+            (self.conv1, self.bn1, self.relu),
+            (self.maxpool, self.layer1),
+            *((layer,) for layer in (self.layer2, self.layer3, self.layer4)),
+        )
+        return list(accumulate(stages[: self._depth], lambda x, stage: in_turn(stage, x), initial=x))
+
+
+class QuickConv2dReLU(Layers, Conv2dReLU):  # type: ignore[misc]
+    """The library's convolution with what follows it."""
 
 
 _QUICK: dict[type, type] = {
     UnetDecoderBlock: QuickUnetDecoderBlock,
-    nn.Conv2d: Conv2d,
-    nn.BatchNorm2d: BatchNorm2d,
+    ResNetEncoder: QuickResNetEncoder,
     BasicBlock: QuickBasicBlock,
     Bottleneck: QuickBottleneck,
+    Conv2dReLU: QuickConv2dReLU,
+    nn.Sequential: Layers,
+    nn.Conv2d: Conv2d,
+    nn.BatchNorm2d: BatchNorm2d,
 }
 
 
 def quicken(network: nn.Module) -> None:
-    """Changes the class of modules that have a quick one; parameters and names stay what they are."""
+    """Changes the class of modules that have a quick one; what they are made of and its names stay what they are."""
     for module in network.modules():
         if type(module) in _QUICK:
             module.__class__ = _QUICK[type(module)]
-    for module in network.modules():
-        if isinstance(module, nn.Sequential):
-            for (_, norm), (name, following) in pairwise(module.named_children()):
-                if type(norm) is BatchNorm2d and type(following) is nn.ReLU:
-                    norm.rectifies = True
-                    module.set_submodule(name, nn.Identity())
-        elif isinstance(module, (QuickBasicBlock, ResNet)):
-            module.bn1.rectifies = True
-        elif isinstance(module, QuickBottleneck):
-            module.bn1.rectifies = module.bn2.rectifies = True
-        if isinstance(module, ResNet):
-            module.relu = nn.Identity()  # behind the first normalisation
