@@ -1,6 +1,7 @@
 """Softmax over maps of logits, class by class in memory, and what is summed over the pixels of each class.
 
-    logits    N x K planes of pixels; 32 pixels of all planes, a tile, are read before the next 32
+    logits    N x K planes of pixels; 32 pixels of all planes, a tile, are read before the next 32. The last tile of an
+              image reaches back into the one before, whose pixels are not counted again
     mask      the true class of each pixel
     sums      5 x K: how many pixels, -log p and p where the class is true; p and p^2 everywhere
 
@@ -24,10 +25,10 @@ _BLOCK = 256  # tiles whose sums are added in float32; these are then added in f
 
 
 def fits(logits: Tensor) -> bool:
-    """Whether logits (N, K, H, W) can be read here: class by class, in bf16 or float32, with whole tiles."""
+    """Whether logits (N, K, H, W) can be read here: class by class, in bf16 or float32, a tile or more an image."""
     if logits.dtype not in (torch.bfloat16, torch.float32) or logits.dim() != 4 or not machine.reads(logits):
         return False
-    return logits.is_contiguous() and not (logits.shape[2] * logits.shape[3]) % LANES
+    return logits.is_contiguous() and logits.shape[2] * logits.shape[3] >= LANES
 
 
 def sums_of(logits: Tensor, mask: Tensor, ignore_index: int) -> Tensor:
@@ -92,6 +93,7 @@ class _Arrays(NamedTuple):
 
     classes: Any
     pixels: Any  # of an image
+    tiles: Any  # of an image
     ignored: Any
     logits: Any
     mask: Any
@@ -108,9 +110,10 @@ class _Arrays(NamedTuple):
         num, classes, pixels, ignored = (to.argument() for _ in range(4))
         logits = to.pointer(to.half if dtype == torch.bfloat16 else to.float32)
         mask, room = to.pointer(to.int64), to.pointer(to.float32)
-        thread, start, end = to.share(build.mul(num, build.sdiv(pixels, to.int64(LANES))))
+        tiles = build.sdiv(build.add(pixels, to.int64(LANES - 1)), to.int64(LANES))
+        thread, start, end = to.share(build.mul(num, tiles))
         at_room = build.mul(thread, build.mul(classes, to.int64(rooms * LANES)))
-        return cls(classes, pixels, ignored, logits, mask, room, at_room, thread, start, end)
+        return cls(classes, pixels, tiles, ignored, logits, mask, room, at_room, thread, start, end)
 
 
 class _Tile:
@@ -125,8 +128,10 @@ class _Tile:
     def __init__(self, to: Writer, arrays: _Arrays, number: Any) -> None:
         build = to.builder
         self.to, self.arrays = to, arrays
-        of_image = build.sdiv(arrays.pixels, to.int64(LANES))
-        image, pixel = build.sdiv(number, of_image), build.mul(build.srem(number, of_image), to.int64(LANES))
+        image, wanted = build.sdiv(number, arrays.tiles), build.srem(number, arrays.tiles)
+        wanted = build.mul(wanted, to.int64(LANES))
+        pixel = to.least(wanted, build.sub(arrays.pixels, to.int64(LANES)))
+        self.is_new = build.icmp_signed(">=", to.numbers(), to.spread(build.sub(wanted, pixel)))
         self.first = build.add(build.mul(image, build.mul(arrays.classes, arrays.pixels)), pixel)
         mask = to.load(arrays.mask, build.add(build.mul(image, arrays.pixels), pixel))
         self.is_valid = build.icmp_signed("!=", mask, to.spread(arrays.ignored))
@@ -163,8 +168,11 @@ class _Tile:
             to.write(power, self.arrays.room, self._place_of_power(k.number))
             k.carried = [(Lanes(to, k.carried[0]) + power).value]
         norm = Lanes(to, k.carried[0])
-        inverse = Lanes(to, to.constant(1.0)) / norm
-        return largest, norm, to.where(self.is_valid, inverse, Lanes(to, to.constant(0.0)))
+        return largest, norm, self.only(self.is_valid, Lanes(to, to.constant(1.0)) / norm)
+
+    def only(self, condition: Any, then: Lanes) -> Lanes:
+        """Values where a condition holds, 0 elsewhere."""
+        return self.to.where(condition, then, Lanes(self.to, self.to.constant(0.0)))
 
     def probability(self, k: Any, inverse: Lanes) -> Lanes:
         """Of a class, after ``softmax``."""
@@ -179,7 +187,7 @@ def _sums(dtype: torch.dtype) -> int:
     """Address of the function that fills in the totals, and notes which thread met a strange class."""
     to = Writer("sums_by_class")
     build, zero, one = to.builder, to.int64(0), to.int64(1)
-    nothing, unit = (Lanes(to, to.constant(value)) for value in (0.0, 1.0))
+    unit = Lanes(to, to.constant(1.0))
     arrays = _Arrays.written(to, dtype, 1 + SUMS)
     totals, is_strange = to.pointer(to.float64), to.pointer(to.int64)
     width = build.mul(arrays.classes, to.int64(LANES))
@@ -191,11 +199,12 @@ def _sums(dtype: torch.dtype) -> int:
             tile = _Tile(to, arrays, turn.number)
             to.note(tile.is_strange, is_strange, arrays.thread)
             largest, norm, inverse = tile.softmax()
-            log_norm = log(norm)
+            log_norm, inverse = log(norm), tile.only(tile.is_new, inverse)
             with to.loop(zero, arrays.classes, one) as k:
-                is_true, p = tile.is_true(k.number), tile.probability(k.number, inverse)
+                is_true = build.and_(tile.is_true(k.number), tile.is_new)
+                p = tile.probability(k.number, inverse)
                 entropy = log_norm - (tile.logit(k.number) - largest)
-                of_truth = [to.where(is_true, x, nothing) for x in (unit, entropy, p)]
+                of_truth = [tile.only(is_true, x) for x in (unit, entropy, p)]
                 place = build.add(sums, build.mul(k.number, to.int64(LANES)))
                 for more in (*of_truth, p, p * p):
                     to.write(to.read(arrays.room, place) + more, arrays.room, place)
@@ -204,7 +213,7 @@ def _sums(dtype: torch.dtype) -> int:
             place, in_totals = build.add(sums, i.number), build.add(at_totals, i.number)
             wide = build.fpext(to.load(arrays.room, place), to.vector(to.float64))
             to.store(build.fadd(to.load(totals, in_totals), wide), totals, in_totals)
-            to.write(nothing, arrays.room, place)
+            to.write(Lanes(to, to.constant(0.0)), arrays.room, place)
     return machine.compiled(to.finish(), "sums_by_class")
 
 
@@ -216,7 +225,7 @@ def _gradient(dtype: torch.dtype) -> int:
     p_k (G_k - sum_j p_j G_j) of the softmax, and E_y (p_k - q_k), where q is 1 for y and 0 else.
     """
     to = Writer("gradient_by_class")
-    build, zero, one, nothing = to.builder, to.int64(0), to.int64(1), Lanes(to, to.constant(0.0))
+    build, zero, one = to.builder, to.int64(0), to.int64(1)
     arrays = _Arrays.written(to, dtype, 1)
     of_sums = to.pointer(to.float32)
     result = to.pointer(arrays.logits.type.pointee)
@@ -226,12 +235,12 @@ def _gradient(dtype: torch.dtype) -> int:
         return Lanes(to, to.spread(build.load(build.gep(of_sums, [at]))))
 
     def of_probability(tile: _Tile, k: Any, p: Lanes) -> Lanes:
-        return to.where(tile.is_true(k), of_sum(1, k), nothing) + of_sum(2, k) + of_sum(3, k) * (p * 2.0)
+        return tile.only(tile.is_true(k), of_sum(1, k)) + of_sum(2, k) + of_sum(3, k) * (p * 2.0)
 
     with to.loop(arrays.start, arrays.end, one) as turn:
         tile = _Tile(to, arrays, turn.number)
         *_, inverse = tile.softmax()
-        with to.loop(zero, arrays.classes, one, [nothing.value] * 2) as k:
+        with to.loop(zero, arrays.classes, one, [to.constant(0.0)] * 2) as k:
             p = tile.probability(k.number, inverse)
             along, entropy = (Lanes(to, value) for value in k.carried)
             along = along + p * of_probability(tile, k.number, p)
@@ -240,6 +249,6 @@ def _gradient(dtype: torch.dtype) -> int:
         with to.loop(zero, arrays.classes, one) as k:
             p = tile.probability(k.number, inverse)
             gradient = p * (of_probability(tile, k.number, p) - along + entropy)
-            of_truth = to.where(tile.is_true(k.number), entropy, nothing)
+            of_truth = tile.only(tile.is_true(k.number), entropy)
             to.write(gradient - of_truth, result, tile.place(k.number))
     return machine.compiled(to.finish(), "gradient_by_class")

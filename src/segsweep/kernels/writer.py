@@ -126,6 +126,10 @@ class Writer:
         build.position_at_end(after)
         turn.carried = handed
 
+    def numbers(self) -> Any:
+        """0, 1, ... ``LANES`` - 1, int64."""
+        return self.ir.Constant(self.vector(self.int64), list(range(LANES)))
+
     def spread(self, value: Any) -> Any:
         """``LANES`` times an integer."""
         build, kind = self.builder, self.vector(value.type)

@@ -1,14 +1,12 @@
 """Sums over the pixels of each class, from which cross entropy and the terms that compare regions follow.
 
 Maps of K classes are the largest tensors of a step, and passes over them take as long as the memory that they read and
-write. So logits are read piece by piece, each small enough for a processor's cache, and nothing of their size is kept:
-the backward pass makes the probabilities anew. On a CPU that can compile a loop (``segsweep.kernels``) a piece is 32
-pixels and the logits are read once; elsewhere it is an image or so, and torch's operations follow each other.
+write. So nothing of their size is kept, the backward pass makes the probabilities anew, and on a CPU that can compile a
+loop (``segsweep.kernels``) the logits are read once each way.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -19,7 +17,6 @@ from segsweep.kernels import classes, is_available
 from segsweep.types import Batch, SegmenterOutput
 
 _LEAST_VALUES = 1 << 17  # of logits: with less to do, compiling a loop is not worth its while
-_PIECE = 3 << 19  # float32 values: larger maps leave the cache, and with smaller ones starting threads takes longer
 
 
 class ClassSums(NamedTuple):
@@ -99,162 +96,72 @@ class _CompiledSums(torch.autograd.Function):
 
 
 class _Sums(torch.autograd.Function):
-    """Five sums in one pass over the logits, and their gradient in another one."""
+    """The same by operations of torch: on a GPU, and where no loop can be compiled."""
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, mask: Tensor, ignore_index: int) -> tuple[Tensor, ...]:
         valid = mask != ignore_index
         truth = torch.where(valid, mask, 0)
+        x = _in_float32(logits)
         # What the softmax subtracts, and the logarithm of what it divides by: apart, as large logits would round both.
-        shift, log_norm = torch.empty((2, *mask.shape), dtype=torch.float32, device=mask.device)
-        (room,) = _rooms(logits, 1)
-        found = [_sums_of(room, *piece) for piece in _pieces(logits, truth, valid, shift, log_norm)]
+        shift = x.amax(dim=1)
+        of_truth = _at(x.sub_(shift[:, None]), truth)
+        norm = x.exp_().sum(dim=1).masked_fill_(~valid, torch.inf)
+        log_norm = norm.log()
+        p = x.mul_(norm.reciprocal()[:, None])
+        of_class = (truth[:, None] == _numbers(p)) & valid[:, None]
+        maps = ((log_norm - of_truth)[:, None], p)
+        of_truths = (torch.where(of_class, values, 0).sum((0, 2, 3)) for values in maps)
+        sums = (of_class.sum((0, 2, 3)).float(), *of_truths, p.sum((0, 2, 3)), p.square_().sum((0, 2, 3)))
         ctx.save_for_backward(logits, truth, valid, shift, log_norm)
+        ctx.mark_non_differentiable(sums[0])
         ctx.set_materialize_grads(False)
-        num, *others = torch.stack(found).sum(dim=0).float()
-        ctx.mark_non_differentiable(num)
-        return num, *others
+        return sums
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients_K: Tensor | None) -> tuple[Tensor | None, ...]:
-        logits, *maps = ctx.saved_tensors
-        gradient = torch.empty_like(logits)
-        rooms = _rooms(logits, 1 if gradients_K[3] is gradients_K[4] is None else 2)
-        for x, part, *others in _pieces(logits, gradient, *maps):
-            of_piece = _gradient_of(rooms, x, *others, *gradients_K[1:])
-            # Two steps: a copy that changes layout and precision at once takes half as long again.
-            part.copy_(of_piece if gradient.is_contiguous() else of_piece.to(part.dtype))
-        return gradient, None, None
-
-
-def _pieces(logits_NKHW: Tensor, *maps: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """Views of some images, or of some rows of one image; on a GPU, whose kernels cost more than its memory, of all."""
-    num, _, height, _ = logits_NKHW.shape
-    images, rows = _size_of_piece(logits_NKHW)
-    for n in range(0, max(num, 1), images):  # a batch without images has sums, too
-        for y in range(0, height, rows):
-            yield tuple(x[n : n + images, ..., y : y + rows, :] for x in (logits_NKHW, *maps))
-
-
-def _size_of_piece(logits_NKHW: Tensor) -> tuple[int, int]:
-    """Images, and rows of each; pieces of an image are of about equal size."""
-    num, channels, height, width = logits_NKHW.shape
-    if logits_NKHW.device.type != "cpu":
-        return max(1, num), height
-    values = channels * width * height  # of an image
-    return max(1, _PIECE // values), -(-height // -(-values // _PIECE))
-
-
-def _rooms(logits_NKHW: Tensor, num: int) -> Tensor:
-    """Memory for maps of a piece, (num, values) float32: what all pieces share stays in the cache."""
-    images, rows = _size_of_piece(logits_NKHW)
-    values = logits_NKHW[:images, :, :rows].numel()
-    return torch.empty(num, values, dtype=torch.float32, device=logits_NKHW.device)
-
-
-def _within(room: Tensor, piece_NKHW: Tensor) -> Tensor:
-    """Some of the room in the shape of a piece, class by class."""
-    return room[: piece_NKHW.numel()].view(piece_NKHW.shape)
-
-
-def _sums_of(
-    room: Tensor, logits_NKHW: Tensor, truth_NHW: Tensor, valid_NHW: Tensor, shift_NHW: Tensor, log_norm_NHW: Tensor
-) -> Tensor:
-    """The sums of a piece: (5, K) float64. Fills in the last two maps; a norm is infinite where pixels are ignored."""
-    x = _within(room, logits_NKHW).copy_(logits_NKHW)
-    torch.amax(x, dim=1, out=shift_NHW)
-    of_truth = _at(x.sub_(shift_NHW[:, None]), truth_NHW)
-    norm = x.exp_().sum(dim=1).masked_fill_(~valid_NHW, torch.inf)
-    probability = x.mul_(norm.reciprocal()[:, None])
-    entropy = torch.log(norm, out=log_norm_NHW) - of_truth
-    of_classes = _by_class((None, entropy, _at(probability, truth_NHW)), truth_NHW, valid_NHW, x.shape[1])
-    predicted = probability.sum((0, 2, 3))
-    squared = probability.square_().sum((0, 2, 3))
-    return torch.stack([*of_classes, predicted.double(), squared.double()])
-
-
-def _by_class(
-    values_NHW: tuple[Tensor | None, ...], truth_NHW: Tensor, valid_NHW: Tensor, num_classes: int
-) -> list[Tensor]:
-    """Sums of the values of each class's pixels, None for their number: (K,) float64 each."""
-    by = _by_counting if truth_NHW.device.type == "cpu" else _by_masking
-    return [sums.double() for sums in by(values_NHW, truth_NHW, valid_NHW, num_classes)]
-
-
-def _by_counting(
-    values_NHW: tuple[Tensor | None, ...], truth_NHW: Tensor, valid_NHW: Tensor, num_classes: int
-) -> list[Tensor]:
-    cell = torch.where(valid_NHW, truth_NHW, num_classes).flatten()
-    # In float64: it adds one value after another.
-    weights = [None if values is None else values.flatten().double() for values in values_NHW]
-    return [torch.bincount(cell, weight, minlength=num_classes + 1)[:num_classes] for weight in weights]
-
-
-def _by_masking(
-    values_NHW: tuple[Tensor | None, ...], truth_NHW: Tensor, valid_NHW: Tensor, num_classes: int
-) -> list[Tensor]:
-    """On a GPU counting would have the host wait for the largest class, and add in another order each time."""
-    classes = torch.arange(num_classes, device=truth_NHW.device).view(1, -1, 1, 1)
-    of_class = (truth_NHW[:, None] == classes) & valid_NHW[:, None]
-    maps = [of_class if values is None else torch.where(of_class, values[:, None], 0) for values in values_NHW]
-    return [x.sum((0, 2, 3)) for x in maps]
-
-
-def _gradient_of(
-    rooms: Tensor,
-    logits_NKHW: Tensor,
-    truth_NHW: Tensor,
-    valid_NHW: Tensor,
-    shift_NHW: Tensor,
-    log_norm_NHW: Tensor,
-    entropy_K: Tensor | None,
-    overlap_K: Tensor | None,
-    predicted_K: Tensor | None,
-    squared_K: Tensor | None,
-) -> Tensor:
-    """Gradient of a piece: (N, K, H, W) float32, in one of the rooms.
-
-    By the chain rule, with y the true class of a pixel and G the gradient of its probabilities:
-    p_k (G_k - sum_j p_j G_j) of the softmax, and entropy_y (p_k - q_k) of the cross entropy.
-    """
-    probability = _within(rooms[0], logits_NKHW).copy_(logits_NKHW)
-    probability.sub_(shift_NHW[:, None]).sub_(log_norm_NHW[:, None]).exp_()  # 0 where ignored
-    at_truth = torch.zeros_like(shift_NHW)  # what the true class gets alone
-    if overlap_K is not None:
-        at_truth += _of(overlap_K, truth_NHW) * _at(probability, truth_NHW)
-    if entropy_K is not None:
-        at_truth -= _of(entropy_K, truth_NHW) * valid_NHW
-    of_all = -at_truth[:, None]  # what is multiplied by the probability of each class
-    if squared_K is None and predicted_K is None:
-        gradient = probability.mul_(of_all)
-    else:
-        gradient = _within(rooms[1], logits_NKHW)
-        _set_to_gradient_of_probability(gradient, probability, predicted_K, squared_K)
-        of_all -= gradient.mul_(probability).sum(dim=1, keepdim=True)
-        gradient.addcmul_(probability, of_all)
-    return gradient.scatter_add_(1, truth_NHW[:, None], at_truth[:, None])
-
-
-def _set_to_gradient_of_probability(
-    gradient: Tensor, probability: Tensor, predicted_K: Tensor | None, squared_K: Tensor | None
-) -> None:
-    """G, by the sums of the probabilities and of their squares."""
-    if squared_K is not None:
-        torch.mul(probability, (2 * squared_K).view(1, -1, 1, 1), out=gradient)
-    if predicted_K is not None:
-        linear = predicted_K.view(1, -1, 1, 1)
-        if squared_K is None:
-            gradient.copy_(linear)
+        logits, truth, valid, shift, log_norm = ctx.saved_tensors
+        _, of_entropy, of_overlap, of_predicted, of_squared = gradients_K
+        p = _in_float32(logits).sub_(shift[:, None]).sub_(log_norm[:, None]).exp_()  # 0 where ignored
+        at_truth = torch.zeros_like(shift)  # what the true class gets alone
+        if of_overlap is not None:
+            at_truth += of_overlap[truth] * _at(p, truth)
+        if of_entropy is not None:
+            at_truth -= of_entropy[truth] * valid
+        gradient = _of_probability(p, of_predicted, of_squared)
+        along = at_truth[:, None]
+        if gradient is None:
+            gradient = p.mul_(-along)
         else:
-            gradient.add_(linear)
+            along = along + gradient.mul_(p).sum(dim=1, keepdim=True)
+            gradient.addcmul_(p, along, value=-1)
+        gradient.scatter_add_(1, truth[:, None], at_truth[:, None])
+        return gradient.to(logits.dtype).contiguous(memory_format=_layout(logits)), None, None
+
+
+def _of_probability(p_NKHW: Tensor, of_predicted_K: Tensor | None, of_squared_K: Tensor | None) -> Tensor | None:
+    """The gradient of all probabilities, by their sums and the sums of their squares."""
+    if of_squared_K is None:
+        return None if of_predicted_K is None else of_predicted_K.view(1, -1, 1, 1).expand_as(p_NKHW).clone()
+    gradient = p_NKHW * (2 * of_squared_K).view(1, -1, 1, 1)
+    return gradient if of_predicted_K is None else gradient.add_(of_predicted_K.view(1, -1, 1, 1))
+
+
+def _in_float32(logits_NKHW: Tensor) -> Tensor:
+    """A copy."""
+    return logits_NKHW.to(torch.float32, memory_format=torch.contiguous_format, copy=True)
+
+
+def _layout(x: Tensor) -> torch.memory_format:
+    return torch.contiguous_format if x.is_contiguous() else torch.channels_last
+
+
+def _numbers(maps_NKHW: Tensor) -> Tensor:
+    """Those of the classes: (1, K, 1, 1)."""
+    return torch.arange(maps_NKHW.shape[1], device=maps_NKHW.device).view(1, -1, 1, 1)
 
 
 def _at(maps_NKHW: Tensor, classes_NHW: Tensor) -> Tensor:
     """The value of one class of each pixel."""
     return maps_NKHW.gather(1, classes_NHW[:, None])[:, 0]
-
-
-def _of(values_K: Tensor, classes_NHW: Tensor) -> Tensor:
-    """The value of each pixel's class; plain indexing takes six times as long."""
-    return values_K.index_select(0, classes_NHW.flatten()).view(classes_NHW.shape)
