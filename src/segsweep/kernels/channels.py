@@ -82,11 +82,12 @@ class ChannelPass:
         sums = torch.zeros(torch.get_num_threads(), self.sums, pixels, channels, dtype=torch.float64)
         width = pixels * channels
         sizes = (x.numel() // width, width, max(1, _BLOCK // width))
-        machine.run(self._address, (*sizes, *(y.data_ptr() for y in (*maps, result, *vectors, sums))))
+        machine.run(self.address, (*sizes, *(y.data_ptr() for y in (*maps, result, *vectors, sums))))
         return result, sums.sum(dim=(0, 2))
 
     @cached_property
-    def _address(self) -> int:
+    def address(self) -> int:
+        """Of the compiled loop."""
         name = self.expression.__name__
         return machine.compiled(self._written(name), name)
 

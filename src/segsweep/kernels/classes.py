@@ -31,6 +31,11 @@ def fits(logits: Tensor) -> bool:
     return logits.is_contiguous() and logits.shape[2] * logits.shape[3] >= LANES
 
 
+def compile_functions() -> None:
+    """For logits in bf16, which networks train with where this pays."""
+    _sums(torch.bfloat16), _gradient(torch.bfloat16)
+
+
 def sums_of(logits: Tensor, mask: Tensor, ignore_index: int) -> Tensor:
     """The sums over all valid pixels.
 

@@ -134,6 +134,12 @@ def _passes(rectifies: bool) -> _Passes:
     return _Passes(normalised, sums, gradient)
 
 
+def compile_passes() -> None:
+    """What the first training step would do, in the process that others are forked from."""
+    for one in (_moments, *_passes(rectifies=False), *_passes(rectifies=True)):
+        _ = one.address
+
+
 class _Normalisation(torch.autograd.Function):
     """Batch normalisation: y, and the mean and the variance (biased) of each channel, without gradients."""
 
