@@ -40,13 +40,14 @@ def maps(channels, num, height, width, seed=0):
     return values.bfloat16().contiguous(memory_format=torch.channels_last)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 @pytest.mark.parametrize("threads", [1, 2, 3])
 @pytest.mark.parametrize(
     ("channels", "size"),
     [(1, (1, 8, 4)), (11, (2, 8, 16)), (16, (3, 5, 4)), (20, (1, 2, 4)), (64, (2, 7, 5)), (96, (1, 1, 1))],
 )
-def test_a_pass_is_what_torch_makes_of_the_expression(channels, size, threads):
-    x, y = (maps(channels, *size, seed=i) for i in range(2))
+def test_a_pass_is_what_torch_makes_of_the_expression(channels, size, threads, dtype):
+    x, y = (maps(channels, *size, seed=i).to(dtype) for i in range(2))
     scale = torch.randn(channels, generator=torch.Generator().manual_seed(2))
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
@@ -55,7 +56,8 @@ def test_a_pass_is_what_torch_makes_of_the_expression(channels, size, threads):
     finally:
         torch.set_num_threads(before)
     expected = torch.addcmul(y.double(), x.double(), scale.double().view(-1, 1, 1))
-    torch.testing.assert_close(result.double(), expected, rtol=2**-8, atol=1e-7)
+    torch.testing.assert_close(result.double(), expected, rtol=2**-8 if dtype == torch.bfloat16 else 1e-6, atol=1e-6)
+    assert result.dtype == dtype
     assert result.is_contiguous(memory_format=torch.channels_last)
     expected = torch.stack([(x.double() * y.double()).sum((0, 2, 3)), y.double().sum((0, 2, 3))])
     torch.testing.assert_close(sums, expected, rtol=1e-6, atol=1e-6)
@@ -116,7 +118,8 @@ def test_only_what_is_positive_passes():
 @pytest.mark.parametrize(
     ("why", "x"),
     [
-        ("float32", torch.zeros(1, 32, 2, 2).contiguous(memory_format=torch.channels_last)),
+        ("float64", torch.zeros(1, 32, 2, 2, dtype=torch.float64).contiguous(memory_format=torch.channels_last)),
+        ("float16", torch.zeros(1, 32, 2, 2, dtype=torch.float16).contiguous(memory_format=torch.channels_last)),
         ("class by class", torch.zeros(2, 32, 2, 2, dtype=torch.bfloat16)),
         ("pixels that fill no row", maps(16, 1, 3, 3)),
         ("no batch", torch.zeros(32, 2, 2, dtype=torch.bfloat16)),

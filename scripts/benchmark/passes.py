@@ -3,10 +3,10 @@
     python scripts/benchmark/passes.py
     python scripts/benchmark/passes.py --device cuda --batch-size 64
 
-The loss (cross entropy plus Dice) of bf16 logits, a map that is resized and concatenated with a skip, the convolution
-that follows, one of a deep, narrow map, each forward and backward, the best class of each pixel; and all of it
-together: a U-Net on a ResNet-18 with its loss, forward and backward, against the library's own with the plain loss. By
-turns.
+The loss (cross entropy plus Dice) of bf16 logits, batch normalisation with its ReLU, a map that is resized and
+concatenated with a skip, the convolution that follows, one of a deep, narrow map, each forward and backward, the best
+class of each pixel; and all of it together: a U-Net on a ResNet-18 with its loss, forward and backward, against the
+library's own with the plain loss. By turns.
 """
 
 import time
@@ -22,6 +22,7 @@ from segsweep.allocator import keep_memory_between_steps
 from segsweep.counting import best_class
 from segsweep.losses import CrossEntropy, Dice, WeightedSum, by_class
 from segsweep.models.narrow_maps import Conv2d
+from segsweep.models.normalisation import BatchNorm2d, Layers
 from segsweep.models.repetition import conv_of_repeated, repeat
 from segsweep.models.smp import SMP
 from segsweep.types import Batch, SegmenterOutput
@@ -107,6 +108,13 @@ def best_classes(logits: Tensor) -> Contest:
     return {OURS: timed(logits, lambda x: best_class(x)[1]), PLAIN: timed(logits, lambda x: x.max(dim=1).indices)}
 
 
+def normalisations(x: Tensor) -> Contest:
+    """Of maps (N, D, H, W), with the ReLU behind it and the gradients of scale and shift."""
+    ours = Layers(BatchNorm2d(x.shape[1]), nn.ReLU(inplace=True)).to(x.device)
+    plain = nn.Sequential(nn.BatchNorm2d(x.shape[1]), nn.ReLU(inplace=True)).to(x.device)
+    return {OURS: timed(x, ours), PLAIN: timed(x, plain)}
+
+
 def resizes(x: Tensor) -> Contest:
     """Of maps (N, D, h, w), to twice their height and width."""
     skip = F.interpolate(x, scale_factor=2.0)
@@ -155,6 +163,12 @@ def main() -> None:
         f"cross entropy plus Dice, {whole}": losses(logits),
         f"best class, {whole}, channels last": best_classes(logits),
         f"best class, {whole}, class by class": best_classes(logits.contiguous()),
+        **{
+            f"batch normalisation and ReLU, {args.batch_size} x {channels} x {side}x{side}": normalisations(
+                maps(channels, side)
+            )
+            for channels, side in ((16, args.side), (CHANNELS, args.side // 4))
+        },
         f"resize to {half} and concatenate": resizes(coarse),
         f"the same and a 3x3 convolution to {CHANNELS // 2} channels": convolutions(coarse),
         f"3x3 convolution, {args.batch_size} x {DEEP} x {deep}x{deep}": narrow_convolutions(maps(DEEP, deep)),

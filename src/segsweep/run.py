@@ -28,7 +28,7 @@ _LOOKS_S = 0.05  # in which somebody who only looks whether a lock is taken is d
 _LETS_GO_S = 1.0  # in which a process that was killed lets go of its lock
 log = logging.getLogger(__name__)
 _IN_PLACE = ("config.yaml", "log.txt", "metrics.jsonl")  # files of a run that are not replaced as a whole
-_PACKAGES = ("segsweep", "torch", "pytorch-lightning", "hydra-core", "torchmetrics", "numpy")
+_PACKAGES = ("segsweep", "torch", "pytorch-lightning", "hydra-core", "torchmetrics", "numpy", "llvmlite")
 _SECRET = re.compile(r"token|secret|password|passwd|api_?key|credential", re.IGNORECASE)
 _ABSOLUTE = re.compile(r"""^(["']?)(?:/|~|[A-Za-z]:[\\/])(?:.*[\\/])?([^\\/]*?)[\\/]*$""", re.DOTALL)  # (quote)/a/(b)
 
@@ -233,10 +233,14 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 @cache
 def versions() -> Mapping[str, str]:
-    """Versions of the packages that decide results."""
-    from importlib.metadata import version  # here, because it takes 15 ms to import
+    """Versions of the packages that decide results, as far as they are installed."""
+    from importlib.metadata import PackageNotFoundError, version  # here, because it takes 15 ms to import
 
-    return {name: version(name) for name in _PACKAGES}
+    found: dict[str, str] = {}
+    for name in _PACKAGES:
+        with contextlib.suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
 
 
 def git_state() -> dict[str, str | bool] | None:

@@ -1,11 +1,11 @@
-"""Passes over maps in bf16, channels last, with vectors of one value a channel beside them."""
+"""Passes over maps, channels last, with vectors of one value a channel beside them."""
 
 from __future__ import annotations
 
 import inspect
 import math
 from collections.abc import Callable, Sequence
-from functools import cached_property
+from functools import cache
 from typing import Any
 
 import torch
@@ -18,11 +18,11 @@ _BLOCK = 1 << 14  # values of a map that are read at a time, 32 KB: they stay in
 
 
 def fits(x: Tensor) -> bool:
-    """Whether a map can be read by a pass: (N, D, H, W) in bf16, channels last, with enough pixels to fill the lanes.
+    """Whether a pass can read a map (N, D, H, W): in bf16 or float32, channels last, with pixels that fill the lanes.
 
     A row of lanes holds several pixels where there are few channels, so many that lanes and channels come out even.
     """
-    if x.dtype != torch.bfloat16 or x.dim() != 4 or not machine.reads(x):
+    if x.dtype not in (torch.bfloat16, torch.float32) or x.dim() != 4 or not machine.reads(x):
         return False
     return x.is_contiguous(memory_format=torch.channels_last) and not (x.numel() // x.shape[1]) % _pixels_of_row(x)
 
@@ -68,7 +68,7 @@ class ChannelPass:
         """Runs over the maps.
 
         Args:
-            maps: (N, D, H, W) bf16, all of one shape; the first one ``fits``, the others are turned around if need be.
+            maps: (N, D, H, W), all of one shape; the first one ``fits``, the others are made like it if need be.
             vectors: (D,), of any floating type.
 
         Returns:
@@ -82,21 +82,21 @@ class ChannelPass:
         sums = torch.zeros(torch.get_num_threads(), self.sums, pixels, channels, dtype=torch.float64)
         width = pixels * channels
         sizes = (x.numel() // width, width, max(1, _BLOCK // width))
-        machine.run(self.address, (*sizes, *(y.data_ptr() for y in (*maps, result, *vectors, sums))))
+        machine.run(self.address(x.dtype), (*sizes, *(y.data_ptr() for y in (*maps, result, *vectors, sums))))
         return result, sums.sum(dim=(0, 2))
 
-    @cached_property
-    def address(self) -> int:
-        """Of the compiled loop."""
+    @cache  # noqa: B019  passes live as long as the process
+    def address(self, dtype: torch.dtype) -> int:
+        """Of the loop over maps of a type, compiled when it is first asked for."""
         name = self.expression.__name__
-        return machine.compiled(self._written(name), name)
+        return machine.compiled(self._written(name, dtype), name)
 
-    def _written(self, name: str) -> str:
+    def _written(self, name: str, dtype: torch.dtype) -> str:
         """The loop in LLVM's language."""
         to = Writer(name)
         build, one = to.builder, to.int64(1)
         rows, width, block = (to.argument() for _ in range(3))
-        *maps, result = (to.pointer(to.half) for _ in range(self.maps + 1))
+        *maps, result = (to.pointer(to.kind(dtype)) for _ in range(self.maps + 1))
         *vectors, totals = (to.pointer(kind) for kind in (*[to.float32] * self.vectors, to.float64))
         thread, start, end = to.share(rows)
         zeros = [to.constant(0.0)] * self.sums

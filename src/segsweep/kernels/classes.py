@@ -113,7 +113,7 @@ class _Arrays(NamedTuple):
         """Reads the arguments; the room of a thread has place for so many maps of a tile."""
         build = to.builder
         num, classes, pixels, ignored = (to.argument() for _ in range(4))
-        logits = to.pointer(to.half if dtype == torch.bfloat16 else to.float32)
+        logits = to.pointer(to.kind(dtype))
         mask, room = to.pointer(to.int64), to.pointer(to.float32)
         tiles = build.sdiv(build.add(pixels, to.int64(LANES - 1)), to.int64(LANES))
         thread, start, end = to.share(build.mul(num, tiles))

@@ -9,6 +9,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import torch
+
 from segsweep.kernels.machine import NUM_THREADS, THREAD_NUMBER
 
 LANES = 32  # values at once: two registers of AVX-512, and a cache line of bf16
@@ -81,6 +83,10 @@ class Writer:
     def pointer(self, kind: Any) -> Any:
         """The next of the arguments, the address of such values."""
         return self.builder.inttoptr(self.argument(), kind.as_pointer())
+
+    def kind(self, dtype: torch.dtype) -> Any:
+        """The type of a value of a map."""
+        return {torch.bfloat16: self.half, torch.float32: self.float32}[dtype]
 
     def vector(self, kind: Any) -> Any:
         """The type of ``LANES`` such values."""

@@ -1,6 +1,6 @@
 """Batch normalisation with the ReLU behind it, as networks of convolutions have it; made for training on a CPU.
 
-Both together read a map of bf16 twice on the way forward and, with its gradient, twice on the way back, and write one
+Both together read a map twice on the way forward and, with its gradient, twice on the way back, and write one
 each way: half of what torch's two operations read and write (its own, moreover, takes few channels one by one).
 
     forward     mean, variance <- x        y <- relu((x - mean) * scale + shift)
@@ -25,7 +25,7 @@ _LEAST_VALUES = 1 << 19  # of a map: with less to do, starting the operations ar
 
 
 class BatchNorm2d(nn.BatchNorm2d):
-    """torch's batch normalisation; quicker where a network trains in bf16 on a CPU.
+    """torch's batch normalisation; quicker where a network trains on a CPU.
 
     Shape:
         (N, D, H, W) -> (N, D, H, W).
@@ -137,7 +137,7 @@ def _passes(rectifies: bool) -> _Passes:
 def compile_passes() -> None:
     """What the first training step would do, in the process that others are forked from."""
     for one in (_moments, *_passes(rectifies=False), *_passes(rectifies=True)):
-        _ = one.address
+        one.address(torch.bfloat16)
 
 
 class _Normalisation(torch.autograd.Function):
