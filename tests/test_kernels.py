@@ -1,11 +1,13 @@
 """Compiled loops against torch: what is read and written, sums, functions, rounding, and what is left to torch."""
 
+import subprocess
 import sys
 
 import pytest
 import torch
 from torch.func import vmap
 
+from segsweep.hardware import pick_precision
 from segsweep.kernels import channel_pass, channels, classes, is_available, machine, where_positive
 from segsweep.kernels.functions import exp, larger, log
 
@@ -169,3 +171,14 @@ def test_elsewhere_nothing_is_compiled(monkeypatch):
     monkeypatch.undo()
     monkeypatch.setattr(machine, "_torch", lambda: object())
     assert not ask()
+
+
+@pytest.mark.slow
+def test_the_server_that_jobs_are_forked_from_compiles_for_all_of_them():
+    code = "from segsweep.sweep import warm; from segsweep.kernels import classes; print(classes._sums.cache_info().currsize)"
+    command = [sys.executable, "-c", f"{code}; import sys; sys.stdout.flush()"]
+    found = [
+        subprocess.run([*command, argument], capture_output=True, text=True, check=True).stdout.split()
+        for argument in ("multiprocessing.forkserver", "another process")
+    ]
+    assert found == [["1" if pick_precision("cpu") == "bf16-mixed" else "0"], ["0"]]

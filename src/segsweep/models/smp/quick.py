@@ -4,9 +4,8 @@ from itertools import accumulate
 
 from segmentation_models_pytorch.base.modules import Conv2dReLU
 from segmentation_models_pytorch.decoders.unet.decoder import UnetDecoderBlock
-from segmentation_models_pytorch.encoders.resnet import ResNetEncoder
+from segmentation_models_pytorch.encoders.resnet import BasicBlock, Bottleneck, ResNetEncoder
 from torch import Tensor, nn
-from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from segsweep.models.narrow_maps import Conv2d
 from segsweep.models.normalisation import BatchNorm2d, Layers, in_turn
