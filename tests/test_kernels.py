@@ -175,7 +175,7 @@ def test_elsewhere_nothing_is_compiled(monkeypatch):
 
 @pytest.mark.slow
 def test_the_server_that_jobs_are_forked_from_compiles_for_all_of_them():
-    code = "from segsweep.sweep import warm; from segsweep.kernels import classes; print(classes._sums.cache_info().currsize)"
+    code = "from segsweep.sweep import warm; from segsweep.kernels.classes import _sums; print(_sums.cache_info().currsize)"
     command = [sys.executable, "-c", f"{code}; import sys; sys.stdout.flush()"]
     found = [
         subprocess.run([*command, argument], capture_output=True, text=True, check=True).stdout.split()
