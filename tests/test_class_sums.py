@@ -179,3 +179,29 @@ def test_which_way_is_taken(way, maps):
     )
     last = logits.detach().contiguous(memory_format=torch.channels_last).requires_grad_()
     assert type(fused(last, mask).entropy.grad_fn).__name__ == "_SumsBackward"
+
+
+def test_a_mask_of_another_type(maps):
+    logits, mask = maps
+    for found, expected in zip(fused(logits, mask.int()), fused(logits, mask), strict=True):
+        torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("cut", [lambda mask: mask[:1], lambda mask: mask[:, :4], lambda mask: mask.flatten()])
+def test_a_mask_of_another_size_is_refused(maps, cut):
+    logits, mask = maps
+    with pytest.raises(ValueError, match=r"mask .* does not fit logits"):
+        fused(logits, cut(mask))
+
+
+def test_kept_tensors_may_come_back_in_another_layout_and_type(maps):
+    logits, mask = maps
+    expected = gradient(fused, logits, mask)
+
+    def pack(x):
+        if x.dtype == torch.int64:
+            return x.int()
+        return x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x.long() if x.dtype == torch.int32 else x):
+        assert torch.equal(gradient(fused, logits, mask), expected)

@@ -5,7 +5,10 @@ import sys
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.autograd import forward_ad
 from torch.func import vmap
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from segsweep.hardware import pick_precision
 from segsweep.kernels import channel_pass, channels, classes, is_available, machine, where_positive
@@ -106,6 +109,8 @@ def test_exponentials_and_logarithms_are_exact_to_some_units():
 
 def test_what_is_no_number_stays_so():
     bad = torch.full((CHANNELS,), torch.nan)
+    bad.view(torch.int32)[1:] += torch.arange(1, CHANNELS, dtype=torch.int32) * 12345  # of any bits
+    assert bad.isnan().all()
     for function in (exp, log, lambda x: larger(x, 0.0), lambda x: where_positive(x, x)):
         assert value_of(function)(bad).isnan().all()
     assert torch.equal(value_of(exp)(torch.full((CHANNELS,), -torch.inf)) > 0, torch.ones(CHANNELS, dtype=bool))
@@ -133,31 +138,93 @@ def test_other_maps_do_not_fit(why, x):
     assert not channels.fits(x)
 
 
+def logits_and_mask(dtype=torch.float32, size=(2, 3, 5, 7)):
+    num, _, *sides = size
+    return torch.zeros(size, dtype=dtype), torch.zeros(num, *sides, dtype=torch.int64)
+
+
 def test_logits_fit_class_by_class():
-    assert all(classes.fits(torch.zeros(1, 3, 5, 7, dtype=dtype)) for dtype in (torch.float32, torch.bfloat16))
-    assert not any(
-        classes.fits(x)
-        for x in (
-            torch.zeros(1, 3, 5, 5),
-            torch.zeros(1, 3, 4, 8, dtype=torch.float64),
-            torch.zeros(2, 3, 4, 8).contiguous(memory_format=torch.channels_last),
-            torch.zeros(0, 3, 4, 8),
-            torch.zeros(3, 4, 8),
-        )
-    )
+    assert all(classes.fits(*logits_and_mask(dtype)) for dtype in (torch.float32, torch.bfloat16))
+    logits, mask = logits_and_mask()
+    others = [
+        logits_and_mask(torch.float64),
+        logits_and_mask(size=(1, 3, 5, 6)),  # fewer pixels than a tile
+        logits_and_mask(size=(0, 3, 5, 7)),
+        (logits[0], mask),
+        (logits.contiguous(memory_format=torch.channels_last), mask),
+        *((logits, mask.to(dtype)) for dtype in (torch.uint8, torch.int32, torch.bool)),
+        *((logits, other) for other in (mask[:1], mask[:, None], mask.flatten(), mask[:, :4], mask.to("meta"))),
+    ]
+    assert not any(classes.fits(*each) for each in others)
+    for each in others:
+        with pytest.raises(ValueError, match="logits"):
+            classes.sums_of(*each, 255)
+        with pytest.raises(ValueError, match="logits"):
+            classes.gradient_of(*each, 255, torch.ones(4, 3))
 
 
-def test_tensors_without_memory_of_their_own_are_not_read():
+def test_what_belongs_not_together_is_refused():
+    x, vector = maps(32, 2, 4, 4), torch.ones(32)
+    for given in (
+        ([x, x[:1]], [vector]),
+        ([x], [vector]),
+        ([x, x], []),
+        ([x, x], [vector[:1]]),
+        ([x.half(), x], [vector]),
+    ):
+        with pytest.raises(ValueError, match="2 maps of one shape and 1 vectors"):
+            mixed(*given)
+
+
+class Followed(TorchDispatchMode):
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        return func(*args, **(kwargs or {}))
+
+
+def test_tensors_that_are_not_what_they_hold_are_not_read():
     x = maps(32, 2, 4, 4)
     seen = []
     vmap(lambda one: seen.append(channels.fits(one)) or one)(x[None])
-    with torch.compiler.set_stance("force_eager"):
-        from torch._subclasses.fake_tensor import FakeTensorMode
-
-        with FakeTensorMode() as mode:
-            seen.append(channels.fits(mode.from_tensor(x)))
-    assert seen == [False, False]
+    vmap(lambda one: seen.append(channels.fits(x)) or one)(torch.ones(3))  # what follows may be one with the batch
+    with FakeTensorMode() as mode:
+        fake = mode.from_tensor(x)
+    seen.append(channels.fits(fake))
+    seen.append(channels.fits(torch._neg_view(x)))
+    with Followed():
+        seen.append(channels.fits(x))
+    with forward_ad.dual_level():
+        seen.append(channels.fits(x))
+    assert seen == [False] * 6
     assert channels.fits(x)
+
+
+@pytest.mark.parametrize("default", [torch.bfloat16, torch.float64, "meta"])
+def test_defaults_decide_nothing(default):
+    x, (logits, mask) = maps(16, 2, 4, 4), logits_and_mask()
+    of_sums = torch.ones(4, 3)
+    expected = *mixed([x, x], [torch.ones(16)]), classes.sums_of(logits, mask, 255)
+    vector = torch.ones(16)
+    before = torch.get_default_dtype()
+    try:
+        if isinstance(default, torch.dtype):
+            torch.set_default_dtype(default)
+        with torch.device("meta" if default == "meta" else "cpu"):
+            found = *mixed([x, x], [vector]), classes.sums_of(logits, mask, 255)
+            gradient = classes.gradient_of(logits, mask, 255, of_sums)
+    finally:
+        torch.set_default_dtype(before)
+    for one, other in zip(found, expected, strict=True):
+        assert torch.equal(one, other)
+    assert gradient.isfinite().all()
+
+
+def test_what_cannot_be_compiled_is_left_to_torch(monkeypatch, caplog):
+    def refuse(*_):
+        raise OSError("no executable memory")
+
+    monkeypatch.setattr(machine, "compiled", refuse)
+    assert not machine.is_available.__wrapped__()
+    assert "torch's operations take their place: no executable memory" in caplog.text
 
 
 def test_elsewhere_nothing_is_compiled(monkeypatch):
@@ -175,8 +242,8 @@ def test_elsewhere_nothing_is_compiled(monkeypatch):
 
 @pytest.mark.slow
 def test_the_server_that_jobs_are_forked_from_compiles_for_all_of_them():
-    code = "from segsweep.sweep import warm; from segsweep.kernels.classes import _sums; print(_sums.cache_info().currsize)"
-    command = [sys.executable, "-c", f"{code}; import sys; sys.stdout.flush()"]
+    imports = "from segsweep.sweep import warm; from segsweep.kernels.classes import _sums"
+    command = [sys.executable, "-c", f"{imports}; print(_sums.cache_info().currsize, flush=True)"]
     found = [
         subprocess.run([*command, argument], capture_output=True, text=True, check=True).stdout.split()
         for argument in ("multiprocessing.forkserver", "another process")

@@ -130,10 +130,61 @@ def test_second_derivatives_are_torchs(always):
     norm, twin = norm_and_twin()
     found = []
     for layer in (norm.rectified, lambda x: F.relu(twin(x))):
-        x = maps().requires_grad_()
-        (first,) = torch.autograd.grad(layer(x).float().square().sum(), x, create_graph=True)
-        found.append(torch.autograd.grad(first.float().square().sum(), x)[0])
-    torch.testing.assert_close(found[0], found[1], rtol=0.05, atol=0.05)
+        x = maps().float().requires_grad_()
+        (first,) = torch.autograd.grad(layer(x).square().sum(), x, create_graph=True)
+        found.append(torch.autograd.grad(first.square().sum(), x)[0])
+    torch.testing.assert_close(found[0], found[1], rtol=1e-4, atol=1e-4)
+    assert len(always) == 1
+
+
+def test_hooks_of_a_second_derivative_are_called_once(always):
+    norm, twin = norm_and_twin()
+    found = []
+    for layer in (norm, twin):
+        x = maps().float().requires_grad_()
+        calls = []
+        layer.weight.register_hook(lambda gradient, calls=calls: calls.append(gradient) or 2 * gradient)
+        gradients = torch.autograd.grad(layer(x).square().sum(), [layer.weight, layer.bias], create_graph=True)
+        assert len(calls) == 1
+        found.append(gradients)
+    torch.testing.assert_close(found[0], found[1], rtol=1e-4, atol=1e-3)
+    assert len(always) == 1
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_kept_tensors_may_come_back_in_another_layout_and_precision(always, dtype):
+    norm, _ = norm_and_twin()
+    x, of_y = maps().requires_grad_(), maps(seed=1)
+    expected = torch.autograd.grad(norm(x), (x, norm.weight), of_y)
+
+    def pack(value):
+        return value.contiguous().to(dtype) if value.dim() == 4 else value
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda value: value):
+        y = norm(x)
+    for found, right in zip(torch.autograd.grad(y, (x, norm.weight), of_y), expected, strict=True):
+        assert torch.equal(found, right)
+
+
+def test_many_gradients_at_once_are_torchs(always):
+    norm, _ = norm_and_twin()
+    x = maps().float().requires_grad_()
+    of_ys = torch.stack([maps(seed=i).float() for i in range(2)])
+    y = norm(x)
+    (found,) = torch.autograd.grad(y, x, of_ys, retain_graph=True, is_grads_batched=True)
+    for one, of_y in zip(found, of_ys, strict=True):
+        torch.testing.assert_close(one, torch.autograd.grad(y, x, of_y, retain_graph=True)[0], rtol=1e-4, atol=1e-5)
+
+
+def test_a_first_pixel_that_is_far_from_all_others_costs_no_digits(always):
+    norm, _ = norm_and_twin()
+    x = (0.7 + 0.01 * torch.randn(8, CHANNELS, 64, 64)).contiguous(memory_format=torch.channels_last)
+    x[0, :, 0, 0] = 100.0
+    found, right = (
+        norm(x),
+        F.batch_norm(x.double(), None, None, norm.weight.double(), norm.bias.double(), training=True),
+    )
+    assert (found.double() - right).norm() < 1e-5 * right.norm()
     assert len(always) == 1
 
 
@@ -162,6 +213,27 @@ def test_other_maps_are_torchs(always, why, settings, x):
     norm = BatchNorm2d(CHANNELS, **settings)
     result = norm(x.clone().requires_grad_())
     assert torch.equal(result, nn.BatchNorm2d(CHANNELS, **settings)(x))
+    assert not always
+
+
+@pytest.mark.parametrize("lost", ["bias", "num_batches_tracked"])
+def test_without_a_bias_or_a_count(always, lost):
+    ours, twin = norm_and_twin()
+    for norm in (ours, twin):
+        setattr(norm, lost, None)
+    torch.testing.assert_close(ours(maps().float()), twin(maps().float()))
+    torch.testing.assert_close(ours.running_mean, twin.running_mean)
+
+
+@pytest.mark.parametrize("way", ["channels", "eps", "one pixel"])
+def test_what_torch_refuses_is_refused(always, way):
+    norm, x = BatchNorm2d(32, track_running_stats=False), torch.randn(1, 32, 1, 1 if way == "one pixel" else 4)
+    if way == "channels":
+        norm = BatchNorm2d(1, track_running_stats=False)
+    if way == "eps":
+        norm.eps = 0.0
+    with pytest.raises((ValueError, RuntimeError), match=r"weight|eps|more than 1 value"):
+        norm(x)
     assert not always
 
 
@@ -202,6 +274,16 @@ def test_what_somebody_looks_at_is_called(always, watched):
     assert [args[-1] for args in always] == [False]
     assert len(seen) == 1
     assert (y >= 0).all()
+
+
+def test_what_somebody_looks_at_in_all_modules_is_called(always):
+    seen = []
+    handle = nn.modules.module.register_module_forward_hook(lambda module, args, output: seen.append(type(module)))
+    try:
+        Layers(BatchNorm2d(CHANNELS), nn.ReLU())(maps())
+    finally:
+        handle.remove()
+    assert seen == [BatchNorm2d, nn.ReLU, Layers]
 
 
 def test_what_replaces_a_normalisation_keeps_its_relu(always):

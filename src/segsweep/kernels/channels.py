@@ -68,18 +68,27 @@ class ChannelPass:
         """Runs over the maps.
 
         Args:
-            maps: (N, D, H, W), all of one shape; the first one ``fits``, the others are made like it if need be.
+            maps: (N, D, H, W), all of one shape. The first one ``fits``, apart from its layout, and the others are made
+                like it.
             vectors: (D,), of any floating type.
 
         Returns:
-            The new map like those, and the sums, (sums, D) float64. Where there is none, a tensor without values.
+            The new map, of the first one's type, channels last, and the sums, (sums, D) float64. Where there is none,
+            a tensor without values.
+
+        Raises:
+            ValueError: other maps or vectors.
         """
-        x = maps[0]
+        maps = [y.to(maps[0].dtype).contiguous(memory_format=torch.channels_last) for y in maps]
+        x, *others = maps
         channels, pixels = x.shape[1], _pixels_of_row(x)
-        maps = [y.to(x.dtype).contiguous(memory_format=torch.channels_last) for y in maps]
+        is_right = fits(x) and all(y.shape == x.shape for y in others) and all(y.shape == (channels,) for y in vectors)
+        if not is_right or (len(maps), len(vectors)) != (self.maps, self.vectors):
+            raise ValueError(f"a pass over {self.maps} maps of one shape and {self.vectors} vectors of their channels")
         vectors = [y.float().expand(pixels, channels).contiguous() for y in vectors]
         result = torch.empty_like(x) if self.writes else x.new_empty(0)
-        sums = torch.zeros(torch.get_num_threads(), self.sums, pixels, channels, dtype=torch.float64)
+        size = (torch.get_num_threads(), self.sums, pixels, channels)
+        sums = torch.zeros(size, dtype=torch.float64, device=x.device)
         width = pixels * channels
         sizes = (x.numel() // width, width, max(1, _BLOCK // width))
         machine.run(self.address(x.dtype), (*sizes, *(y.data_ptr() for y in (*maps, result, *vectors, sums))))

@@ -24,11 +24,24 @@ SUMS = 5
 _BLOCK = 256  # tiles whose sums are added in float32; these are then added in float64
 
 
-def fits(logits: Tensor) -> bool:
-    """Whether logits (N, K, H, W) can be read here: class by class, in bf16 or float32, a tile or more an image."""
-    if logits.dtype not in (torch.bfloat16, torch.float32) or logits.dim() != 4 or not machine.reads(logits):
+def fits(logits: Tensor, mask: Tensor) -> bool:
+    """Whether both can be read here.
+
+    Args:
+        logits: (N, K, H, W), class by class, in bf16 or float32, with a tile or more an image.
+        mask: (N, H, W) int64.
+    """
+    if not (machine.reads(logits) and machine.reads(mask)) or logits.dim() != 4:
         return False
-    return logits.is_contiguous() and logits.shape[2] * logits.shape[3] >= LANES
+    if logits.dtype not in (torch.bfloat16, torch.float32) or mask.dtype != torch.int64:
+        return False
+    num, _, height, width = logits.shape
+    return logits.is_contiguous() and mask.shape == (num, height, width) and height * width >= LANES
+
+
+def _check(logits: Tensor, mask: Tensor) -> None:
+    if not fits(logits, mask):
+        raise ValueError(f"logits {tuple(logits.shape)} {logits.dtype} and mask {tuple(mask.shape)} {mask.dtype}")
 
 
 def compile_functions() -> None:
@@ -49,12 +62,14 @@ def sums_of(logits: Tensor, mask: Tensor, ignore_index: int) -> Tensor:
 
     Raises:
         RuntimeError: a mask value is neither.
+        ValueError: they do not fit.
     """
+    _check(logits, mask)
     threads, classes = torch.get_num_threads(), logits.shape[1]
     mask = mask.contiguous()
-    room = torch.zeros(threads, 1 + SUMS, classes, LANES)
-    totals = torch.zeros(threads, SUMS, classes, LANES, dtype=torch.float64)
-    is_strange = torch.zeros(threads, dtype=torch.int64)
+    room = torch.zeros(threads, 1 + SUMS, classes, LANES, dtype=torch.float32, device=logits.device)
+    totals = torch.zeros(threads, SUMS, classes, LANES, dtype=torch.float64, device=logits.device)
+    is_strange = torch.zeros(threads, dtype=torch.int64, device=logits.device)
     arguments = (*_sizes(logits, ignore_index), *_addresses(logits, mask, room, totals, is_strange))
     machine.run(_sums(logits.dtype), arguments)
     if is_strange.any():
@@ -75,10 +90,15 @@ def gradient_of(logits: Tensor, mask: Tensor, ignore_index: int, of_sums: Tensor
 
     Returns:
         (N, K, H, W) like the logits.
+
+    Raises:
+        ValueError: they do not fit.
     """
+    _check(logits, mask)
+    threads, classes = torch.get_num_threads(), logits.shape[1]
     result = torch.empty_like(logits)
-    mask, of_sums = mask.contiguous(), of_sums.float().contiguous()
-    room = torch.empty(torch.get_num_threads(), logits.shape[1], LANES)
+    mask, of_sums = mask.contiguous(), of_sums.float().expand(SUMS - 1, classes).contiguous()
+    room = torch.empty(threads, classes, LANES, dtype=torch.float32, device=logits.device)
     arguments = (*_sizes(logits, ignore_index), *_addresses(logits, mask, room, of_sums, result))
     machine.run(_gradient(logits.dtype), arguments)
     return result

@@ -42,7 +42,7 @@ def exp(x: Lanes) -> Lanes:
     # The last bits of ``shifted`` are those of the power of 2, which is added to the exponent.
     exponent = build.shl(build.bitcast(shifted.value, to.vector(to.int32)), to.constant(23, to.int32))
     bits = build.add(build.bitcast(y.value, to.vector(to.int32)), exponent)
-    return Lanes(to, build.bitcast(bits, to.vector(to.float32)))
+    return Lanes(to, build.bitcast(bits, to.vector(to.float32))) + (x - x)  # the last is NaN where x is
 
 
 def log(x: Lanes) -> Lanes:
@@ -57,7 +57,7 @@ def log(x: Lanes) -> Lanes:
     y = Lanes(to, build.bitcast(of_y, to.vector(to.float32))) - 1.0
     square = y * y
     series = _polynomial(y, _LOG) * (y * square) + power * _LN2_LOW - square * 0.5
-    return y + series + power * _LN2_HIGH + (x - x)  # the last is NaN where x is
+    return y + series + power * _LN2_HIGH + (x - x)  # as above
 
 
 def _polynomial(x: Lanes, coefficients: Sequence[float]) -> Lanes:

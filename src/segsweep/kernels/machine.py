@@ -8,6 +8,7 @@ wait for their next work by spinning; so the team is asked for as the compiler o
 from __future__ import annotations
 
 import ctypes
+import logging
 import sys
 from collections.abc import Sequence
 from functools import cache
@@ -17,6 +18,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
+
+_log = logging.getLogger(__name__)
 
 THREAD_NUMBER, NUM_THREADS = "omp_get_thread_num", "omp_get_num_threads"
 
@@ -27,15 +31,23 @@ def is_available() -> bool:
     if not sys.platform.startswith("linux") or find_spec("llvmlite") is None:
         return False
     try:
-        return all(hasattr(_torch(), name) for name in ("GOMP_parallel", THREAD_NUMBER, NUM_THREADS))
-    except OSError:  # torch was linked in another way
+        if not all(hasattr(_torch(), name) for name in ("GOMP_parallel", THREAD_NUMBER, NUM_THREADS)):
+            return False
+        compiled("define void @nothing(ptr %arguments) { ret void }", "nothing")
+    except Exception as error:  # torch or LLVM were built in another way, or code must not be made here
+        _log.warning("No loops are compiled, torch's operations take their place: %s", error)
         return False
+    return True
 
 
 def reads(x: Tensor) -> bool:
-    """Whether a tensor has values in this process's memory: some, and not those of a transform or a tracer."""
-    is_plain = type(x) in (Tensor, nn.Parameter) and not torch._C._functorch.is_functorch_wrapped_tensor(x)
-    return is_plain and x.device.type == "cpu" and x.numel() > 0
+    """Whether a tensor has values in this process's memory, as they are, and nobody follows what is done to it."""
+    if type(x) not in (Tensor, nn.Parameter) or x.device.type != "cpu" or x.layout != torch.strided:
+        return False
+    if x.is_neg() or not torch._C._has_storage(x) or not x.numel():
+        return False
+    is_transformed = torch._C._functorch.peek_interpreter_stack() is not None or forward_ad._current_level >= 0
+    return not is_transformed and not torch._C._len_torch_dispatch_stack()
 
 
 @cache
@@ -44,16 +56,15 @@ def _torch() -> ctypes.CDLL:
 
 
 @cache
-def _target() -> Any:
-    """LLVM's target machine, for this very CPU."""
+def _processor() -> dict[str, str]:
+    """This very CPU, for LLVM, which is told where it finds functions of torch's library."""
     import llvmlite.binding as llvm
 
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
     for name in (THREAD_NUMBER, NUM_THREADS):
         llvm.add_symbol(name, ctypes.cast(getattr(_torch(), name), ctypes.c_void_p).value)
-    cpu, features = llvm.get_host_cpu_name(), llvm.get_host_cpu_features().flatten()
-    return llvm.Target.from_default_triple().create_target_machine(cpu=cpu, features=features, jit=True)
+    return {"cpu": llvm.get_host_cpu_name(), "features": llvm.get_host_cpu_features().flatten()}
 
 
 _engines: list[Any] = []  # whose end would be that of the code they compiled
@@ -66,11 +77,14 @@ def compiled(module: str, name: str) -> int:
     """
     import llvmlite.binding as llvm
 
+    processor = _processor()
     parsed = llvm.parse_assembly(module)
     parsed.verify()
-    engine = llvm.create_mcjit_compiler(parsed, _target())
-    engine.finalize_object()
+    # One for each: an engine takes it along when it goes.
+    target = llvm.Target.from_default_triple().create_target_machine(**processor, jit=True)
+    engine = llvm.create_mcjit_compiler(parsed, target)
     _engines.append(engine)
+    engine.finalize_object()
     address: int = engine.get_function_address(name)
     return address
 

@@ -42,15 +42,18 @@ def class_sums(logits: Tensor, mask: Tensor, ignore_index: int) -> ClassSums:
 
     Raises:
         RuntimeError: a mask value is neither.
+        ValueError: the mask has another size.
     """
-    sums = _CompiledSums if _is_compiled(logits) else _Sums
+    if mask.shape != (logits.shape[0], *logits.shape[2:]):
+        raise ValueError(f"mask {tuple(mask.shape)} does not fit logits {tuple(logits.shape)}")
+    sums = _CompiledSums if _is_compiled(logits, mask) else _Sums
     return ClassSums(*sums.apply(logits, mask, ignore_index))
 
 
-def _is_compiled(logits: Tensor) -> bool:
-    if torch.compiler.is_compiling() or logits.numel() < _LEAST_VALUES:
+def _is_compiled(logits: Tensor, mask: Tensor) -> bool:
+    if torch.compiler.is_compiling() or not classes.fits(logits, mask):
         return False
-    return classes.fits(logits) and is_available()
+    return logits.numel() >= _LEAST_VALUES and is_available()
 
 
 class FromSums(nn.Module):
@@ -83,7 +86,7 @@ class _CompiledSums(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, logits: Tensor, mask: Tensor, ignore_index: int) -> tuple[Tensor, ...]:
         ctx.save_for_backward(logits, mask)
-        ctx.ignore_index = ignore_index
+        ctx.settings = logits.dtype, ignore_index
         num, *others = classes.sums_of(logits, mask, ignore_index).float()
         ctx.mark_non_differentiable(num)
         return num, *others
@@ -92,7 +95,9 @@ class _CompiledSums(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *gradients_K: Tensor) -> tuple[Tensor | None, ...]:
         logits, mask = ctx.saved_tensors
-        return classes.gradient_of(logits, mask, ctx.ignore_index, torch.stack(gradients_K[1:])), None, None
+        dtype, ignore_index = ctx.settings
+        logits = logits.to(dtype).contiguous()  # who keeps tensors elsewhere in between may give them back otherwise
+        return classes.gradient_of(logits, mask.long(), ignore_index, torch.stack(gradients_K[1:])), None, None
 
 
 class _Sums(torch.autograd.Function):

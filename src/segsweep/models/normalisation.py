@@ -10,7 +10,7 @@ each way: half of what torch's two operations read and write (its own, moreover,
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -18,9 +18,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from segsweep.kernels import ChannelPass, Lanes, channel_pass, channels, is_available, where_positive
+from segsweep.kernels import ChannelPass, Lanes, channel_pass, channels, is_available, machine, where_positive
 from segsweep.models.watched import is_watched
 
+_FAR = 64  # variances between a channel's mean and the pivot, squared; float32 keeps four digits of the variance then
 _LEAST_VALUES = 1 << 19  # of a map: with less to do, starting the operations around a pass takes longer
 
 
@@ -47,12 +48,13 @@ class BatchNorm2d(nn.BatchNorm2d):
         # Asked first: a compiler that meets what follows would divide its graph there.
         if torch.compiler.is_compiling() or not (self.training and torch.is_grad_enabled()):
             return False
-        # In a stack (torch.vmap) weights require no gradient, and could not be asked for more.
-        if self.weight is None or not (self.weight.requires_grad and self.bias.requires_grad):
+        weights = (self.weight, self.bias)
+        # In a stack (torch.vmap) they require no gradient, and could not be asked for more.
+        if not all(x is not None and x.requires_grad and x.dtype == torch.float32 for x in weights):
             return False
-        if self.weight.dtype != torch.float32 or x.numel() < _LEAST_VALUES:
+        if not channels.fits(x) or x.numel() < _LEAST_VALUES or not is_available():
             return False
-        return channels.fits(x) and is_available()
+        return x.shape[1] == self.num_features and x.numel() > x.shape[1] and self.eps > 0  # torch refuses others
 
     def _quickly(self, x: Tensor, rectifies: bool) -> Tensor:
         y, mean, variance = _Normalisation.apply(x, self.weight, self.bias, self.eps, rectifies)
@@ -62,12 +64,13 @@ class BatchNorm2d(nn.BatchNorm2d):
 
     @torch.no_grad()
     def _remember(self, mean: Tensor, variance: Tensor, values: int) -> None:
-        if self.running_mean is None or self.running_var is None or self.num_batches_tracked is None:
-            return
-        self.num_batches_tracked.add_(1)
-        momentum = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
-        self.running_mean.lerp_(mean, momentum)
-        self.running_var.lerp_(variance * (values / (values - 1)), momentum)
+        momentum = self.momentum
+        if self.num_batches_tracked is not None:
+            self.num_batches_tracked.add_(1)
+            momentum = 1 / float(self.num_batches_tracked) if momentum is None else momentum
+        if self.running_mean is not None and self.running_var is not None and momentum is not None:
+            self.running_mean.lerp_(mean, momentum)
+            self.running_var.lerp_(variance * (values / (values - 1)), momentum)
 
 
 class Layers(nn.Sequential):
@@ -140,6 +143,13 @@ def compile_passes() -> None:
         one.address(torch.bfloat16)
 
 
+def _mean_and_variance(x: Tensor, pivot: Tensor) -> tuple[Tensor, Tensor, bool]:
+    """Of each channel, (D,) float64, and whether the pivot, (D,), was near enough for the variance to be exact."""
+    off, squared = _moments([x], [pivot])[1] * (x.shape[1] / x.numel())
+    variance = (squared - off.square()).clamp_(min=0)
+    return pivot + off, variance, not bool((off.square() > _FAR * variance).any())
+
+
 class _Normalisation(torch.autograd.Function):
     """Batch normalisation: y, and the mean and the variance (biased) of each channel, without gradients."""
 
@@ -147,10 +157,11 @@ class _Normalisation(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float, rectifies: bool
     ) -> tuple[Tensor, Tensor, Tensor]:
-        values = x.numel() // x.shape[1]
-        pivot = x[0, :, 0, 0].double()  # near the mean, whose square would swallow the variance
-        off, squared = _moments([x], [pivot])[1] / values
-        mean, variance = (pivot + off).float(), (squared - off.square()).clamp_(min=0).float()
+        # From near the mean, whose square would swallow the variance; once more where the first pixel is far away.
+        mean, variance, is_near = _mean_and_variance(x, x[0, :, 0, 0].double())
+        if not is_near:
+            mean, variance, _ = _mean_and_variance(x, mean)
+        mean, variance = mean.float(), variance.float()
         scale = weight * (variance + eps).rsqrt()
         y, _ = _passes(rectifies).normalised([x], [mean, scale, bias])
         ctx.save_for_backward(x, weight, bias, mean, variance)
@@ -165,10 +176,9 @@ class _Normalisation(torch.autograd.Function):
         eps, rectifies = ctx.settings
         if of_y is None:
             return None, None, None, None, None
-        if torch.is_grad_enabled():  # for a second derivative
-            y = F.batch_norm(x, None, None, weight, bias, training=True, eps=eps)
-            y = F.relu(y) if rectifies else y
-            return *torch.autograd.grad(y, (x, weight, bias), of_y, create_graph=True), None, None
+        if torch.is_grad_enabled() or not machine.reads(of_y):  # a second derivative, or many gradients at once
+            return *_by_torch(x, weight, bias, of_y, eps, rectifies, ctx.needs_input_grad), None, None
+        x = x.to(of_y.dtype)  # who keeps tensors elsewhere in between may give them back otherwise
         inverse = (variance + eps).rsqrt()
         scale = weight * inverse
         passes = _passes(rectifies)
@@ -180,3 +190,17 @@ class _Normalisation(torch.autograd.Function):
             return None, of_weight, of_bias, None, None
         of_x, _ = passes.gradient([x, of_y], [mean, scale, bias, slope, level])
         return of_x, of_weight, of_bias, None, None
+
+
+def _by_torch(
+    x: Tensor, weight: Tensor, bias: Tensor, of_y: Tensor, eps: float, rectifies: bool, needs: Sequence[bool]
+) -> list[Tensor | None]:
+    """The gradients of x, weight and bias as functions that have derivatives themselves."""
+    with torch.enable_grad():
+        # Views, whose gradients nobody waits for: hooks are called once.
+        x, weight, bias = inputs = [value.view_as(value) for value in (x, weight, bias)]
+        y = F.batch_norm(x, None, None, weight, bias, training=True, eps=eps)
+        y = F.relu(y) if rectifies else y
+    wanted = [value for value, is_needed in zip(inputs, needs, strict=False) if is_needed]
+    found = iter(torch.autograd.grad(y, wanted, of_y, create_graph=torch.is_grad_enabled()))
+    return [next(found) if is_needed else None for is_needed in needs[: len(inputs)]]
