@@ -33,7 +33,8 @@ from segsweep.metrics import Confusion
 PLACES = ("batch", "forward", "loss", "guard", "confusion matrix")
 KINDS = {
     "convolutions": ("conv",),
-    "batch norm": ("batch_norm",),
+    "batch norm, its ReLU": ("batch_norm", "_normalisation"),
+    "loss": ("_compiledsums",),
     "pooling, upsampling": ("pool", "upsample"),
     "matrix products": ("mm", "linear", "lstm", "gru", "matmul"),
 }
