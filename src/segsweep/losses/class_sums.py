@@ -46,14 +46,12 @@ def class_sums(logits: Tensor, mask: Tensor, ignore_index: int) -> ClassSums:
     """
     if mask.shape != (logits.shape[0], *logits.shape[2:]):
         raise ValueError(f"mask {tuple(mask.shape)} does not fit logits {tuple(logits.shape)}")
-    sums = _CompiledSums if _is_compiled(logits, mask) else _Sums
+    if logits.numel() < _LEAST_VALUES or torch.compiler.is_compiling():
+        return ClassSums(*_Sums.apply(logits, mask, ignore_index))
+    by_class = logits.contiguous() if logits.device.type == "cpu" else logits
+    is_compiled = classes.fits(by_class, mask) and is_available()
+    sums, logits = (_CompiledSums, by_class) if is_compiled else (_Sums, logits)
     return ClassSums(*sums.apply(logits, mask, ignore_index))
-
-
-def _is_compiled(logits: Tensor, mask: Tensor) -> bool:
-    if torch.compiler.is_compiling() or not classes.fits(logits, mask):
-        return False
-    return logits.numel() >= _LEAST_VALUES and is_available()
 
 
 class FromSums(nn.Module):
