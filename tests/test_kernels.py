@@ -5,13 +5,14 @@ import sys
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd import forward_ad
 from torch.func import vmap
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from segsweep.hardware import pick_precision
-from segsweep.kernels import channel_pass, channels, classes, is_available, machine, where_positive
+from segsweep.kernels import channel_pass, channels, classes, is_available, machine, resample, where_positive
 from segsweep.kernels.functions import exp, larger, log
 
 if not is_available():  # another system than Linux
@@ -216,6 +217,70 @@ def test_defaults_decide_nothing(default):
     for one, other in zip(found, expected, strict=True):
         assert torch.equal(one, other)
     assert gradient.isfinite().all()
+
+
+def sampled(images, masks, positions, out, ignore_index):
+    """The same by torch's resampling, in float64."""
+    size = torch.tensor(masks.shape[1:], dtype=torch.float64)
+    rows, columns = (torch.arange(side, dtype=torch.float64) for side in out)
+    begin, by_row, by_column = positions.double()[:, None, None].unbind(-1)
+    at = begin + by_row * rows[:, None, None] + by_column * columns[:, None]  # (N, h, w, 2)
+    grid = ((2 * at + 1) / size - 1).flip(-1)
+    image = images.permute(0, 3, 1, 2).double()
+    image = F.grid_sample(image, grid, "bilinear", "reflection", align_corners=False) / 255
+    mask = F.grid_sample(masks[:, None].double() - ignore_index, grid, "nearest", "zeros", align_corners=False)
+    is_tie = (((at - 0.5) - (at - 0.5).round()).abs() < 1e-3).any(dim=-1)  # either neighbour is right
+    return image, (mask[:, 0] + ignore_index).long(), is_tie
+
+
+@pytest.mark.parametrize("num_channels", [1, 2, 3])
+@pytest.mark.parametrize(
+    ("size", "out"), [((12, 17), (9, 40)), ((2, 2), (3, 33)), ((1, 4), (1, 32)), ((50, 40), (40, 50))]
+)
+def test_bytes_are_resampled_as_torch_does(num_channels, size, out):
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (3, *size, num_channels), generator=generator, dtype=torch.uint8)
+    masks = torch.randint(0, 256, (3, *size), generator=generator, dtype=torch.uint8)
+    positions = 2 * torch.randn(3, 2, 3, generator=generator)
+    positions[0] = torch.tensor([[0.0, 1, 0], [0.0, 0, 1]])  # as it is
+    positions[1] = torch.tensor([[size[0] - 1.0, -1, 0], [size[1] - 1.0, 0, -1]])  # turned by half
+    image, mask = resample.resampled(images, masks, positions, out, 250)
+    right_image, right_mask, is_tie = sampled(images, masks, positions, out, 250)
+    torch.testing.assert_close(
+        image.double(), right_image, rtol=0, atol=2e-4
+    )  # places of float32, up to 1000 pixels away
+    assert torch.equal(mask[~is_tie], right_mask[~is_tie])
+    assert is_tie.float().mean() < 0.3
+    rows, columns = (min(pair) for pair in zip(size, out, strict=True))
+    assert torch.equal(image[0, :, :rows, :columns], images[0].permute(2, 0, 1)[:, :rows, :columns].float() / 255)
+    assert torch.equal(mask[0, :rows, :columns], masks[0, :rows, :columns].long())
+
+
+@pytest.mark.parametrize("far", [torch.nan, torch.inf, -torch.inf, 1e30, -3e9])
+def test_no_place_is_outside_memory(far):
+    images, masks = torch.full((1, 5, 6, 3), 51, dtype=torch.uint8), torch.zeros(1, 5, 6, dtype=torch.uint8)
+    for i in range(6):
+        positions = torch.tensor([0.0, 1.0, 0.0, 0.0, 0.0, 1.0])
+        positions[i] = far
+        image, mask = resample.resampled(images, masks, positions.view(1, 2, 3), (4, 40), 255)
+        assert ((image - 0.2).abs() < 1e-6).sum() + image.isnan().sum() == image.numel()
+        assert set(mask.unique().tolist()) <= {0, 255}
+
+
+def test_what_is_resampled_belongs_together():
+    images, masks, positions = torch.zeros(2, 5, 6, 3).byte(), torch.zeros(2, 5, 6).byte(), torch.zeros(2, 2, 3)
+    given = [
+        (images.float(), masks, positions, (4, 32)),
+        (images, masks.long(), positions, (4, 32)),
+        (images, masks[:1], positions, (4, 32)),
+        (images, masks, positions[:1], (4, 32)),
+        (images, masks, positions, (4, 31)),
+        (torch.zeros(2, 5, 6, 4).byte(), masks, positions, (4, 32)),
+        (torch.zeros(1, 1, 3, 1).byte(), torch.zeros(1, 1, 3).byte(), positions[:1], (4, 32)),  # less than a word
+    ]
+    for each in given:
+        with pytest.raises(ValueError, match=r"images .* masks .* positions"):
+            resample.resampled(*each, 255)
 
 
 def test_what_cannot_be_compiled_is_left_to_torch(monkeypatch, caplog):

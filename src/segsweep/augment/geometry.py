@@ -8,6 +8,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from segsweep.augment.draws import Draw, around_one, around_zero
+from segsweep.kernels import is_available, resample
+
+_LEAST_PIXELS = 1 << 10  # of a window, not of a batch, on which what becomes of an image must not depend
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,8 @@ class Geometry:
         """
         if self._only_mirrors and images_NHWC.shape[1:3] == out:
             return self._mirrored(images_NHWC, masks_NHW, draws)
+        if self._is_compiled(images_NHWC, masks_NHW, out):
+            return resample.resampled(images_NHWC, masks_NHW, self._positions(draws, centre_N2, out), out, ignore_index)
         image = images_NHWC.permute(0, 3, 1, 2)
         grid = self._grid(draws, centre_N2, masks_NHW.shape[-2:], out)
         image = F.grid_sample(image.float(), grid, mode="bilinear", padding_mode="reflection", align_corners=False)
@@ -64,6 +69,12 @@ class Geometry:
         mask = masks_NHW[:, None].float().sub_(ignore_index)
         mask = F.grid_sample(mask, grid, mode="nearest", padding_mode="zeros", align_corners=False)
         return image.div_(255), mask[:, 0].add_(ignore_index).long()
+
+    @staticmethod
+    def _is_compiled(images_NHWC: Tensor, masks_NHW: Tensor, out: tuple[int, int]) -> bool:
+        if masks_NHW.device.type != "cpu" or math.prod(masks_NHW.shape[1:]) < _LEAST_PIXELS:
+            return False
+        return resample.fits(images_NHWC, masks_NHW, out) and is_available()
 
     def _mirrored(self, images_NHWC: Tensor, masks_NHW: Tensor, draws: Tensor) -> tuple[Tensor, Tensor]:
         for dim, draw, share in ((2, Draw.HFLIP, self.hflip), (1, Draw.VFLIP, self.vflip)):
@@ -93,6 +104,16 @@ class Geometry:
         # grid, in the order of memory.
         grid = torch.complex(*along_rows)[:, :, None] + torch.complex(*along_columns)[:, None, :]
         return torch.view_as_real(grid)
+
+    def _positions(self, draws: Tensor, centre_N2: Tensor, out: tuple[int, int]) -> Tensor:
+        """The same in pixels, as ``resampled`` takes it: (N, 2, 3)."""
+        shifts = [around_zero(draws, at, self.shift) for at in (Draw.SHIFT_Y, Draw.SHIFT_X)]
+        columns = []
+        for axis, (by_column, by_row) in enumerate(self._matrix(draws)):
+            middle = centre_N2[:, axis] + shifts[axis] * out[axis]
+            first = middle - by_row * ((out[0] - 1) / 2) - by_column * ((out[1] - 1) / 2)
+            columns += [first, by_row, by_column]
+        return torch.stack(columns, dim=1).view(-1, 2, 3)
 
     def _matrix(self, draws: Tensor) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
         """Source steps of y and of x, each for one output pixel to the right and for one down."""

@@ -6,7 +6,10 @@ it reads each map once:
 
     machine.py    an expression's loop to machine code (LLVM), run by the threads that torch's own operations run in
     writer.py     loops, loads and stores in LLVM's language; values of several pixels with Python's operators
-    channels.py   ``ChannelPass``: maps in bf16, channels last, with what belongs to a channel beside them
+    functions.py  of such values: exponentials, logarithms and the like
+    channels.py   ``ChannelPass``: maps that lie channels last, with what belongs to a channel beside them
+    classes.py    maps of logits that lie class by class, and sums over the pixels of each class
+    resample.py   images and masks of bytes at other positions
 
 Linux alone: elsewhere, and without llvmlite, ``is_available`` says so, and whoever asks goes torch's way.
 """

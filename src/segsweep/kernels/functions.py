@@ -31,6 +31,21 @@ def larger(x: Lanes, y: Lanes | float) -> Lanes:
     return Lanes(to, to.builder.select(to.builder.fcmp_ordered("<", x.value, other), other, x.value))
 
 
+def floor(x: Lanes) -> Lanes:
+    """The next whole number below."""
+    return x.writer.intrinsic("floor", x)
+
+
+def rounded(x: Lanes) -> Lanes:
+    """The nearest whole number, an even one if there are two."""
+    return x.writer.intrinsic("rint", x)
+
+
+def absolute(x: Lanes) -> Lanes:
+    """Without its sign."""
+    return x.writer.intrinsic("fabs", x)
+
+
 def exp(x: Lanes) -> Lanes:
     """The exponential of numbers that are not positive; below -87 that of -87, which is 1.6e-38."""
     to, build = x.writer, x.writer.builder

@@ -62,7 +62,7 @@ class Writer:
 
         self.ir = ir
         self.module = ir.Module(name)
-        self.half, self.int32, self.int64 = (ir.IntType(bits) for bits in (16, 32, 64))
+        self.byte, self.half, self.int32, self.int64 = (ir.IntType(bits) for bits in (8, 16, 32, 64))
         self.float32, self.float64 = ir.FloatType(), ir.DoubleType()
         signature = ir.FunctionType(ir.VoidType(), [self.int64.as_pointer()])
         self.function = ir.Function(self.module, signature, name)
@@ -131,6 +131,52 @@ class Writer:
         build.branch(head)
         build.position_at_end(after)
         turn.carried = handed
+
+    def intrinsic(self, name: str, x: Lanes) -> Lanes:
+        """A function of one value that LLVM knows."""
+        kind, full = self.vector(self.float32), f"llvm.{name}.v{LANES}f32"
+        function = self.module.globals.get(full)
+        if function is None:
+            function = self.ir.Function(self.module, self.ir.FunctionType(kind, [kind]), full)
+        return Lanes(self, self.builder.call(function, [x.value]))
+
+    def gathered(self, addresses: Any) -> Any:
+        """The int32 at each address, which need not be a multiple of 4."""
+        kind, pointers = self.vector(self.int32), self.vector(self.int32.as_pointer())
+        bits = self.vector(self.ir.IntType(1))
+        full = f"llvm.masked.gather.v{LANES}i32.v{LANES}p0"
+        function = self.module.globals.get(full)
+        if function is None:
+            signature = self.ir.FunctionType(kind, [pointers, self.int32, bits, kind])
+            function = self.ir.Function(self.module, signature, full)
+        all_of_them = self.ir.Constant(bits, [1] * LANES)
+        where = self.builder.inttoptr(addresses, pointers)
+        return self.builder.call(function, [where, self.int32(1), all_of_them, self.constant(0, self.int32)])
+
+    def number(self, value: float) -> Lanes:
+        """A constant."""
+        return Lanes(self, self.constant(value))
+
+    def counted(self) -> Lanes:
+        """0, 1, ... ``LANES`` - 1."""
+        return Lanes(self, self.ir.Constant(self.vector(self.float32), [float(i) for i in range(LANES)]))
+
+    def is_less(self, one: Lanes, other: Lanes) -> Any:
+        """Whether each value is smaller than the other's."""
+        return self.builder.fcmp_ordered("<", one.value, other.value)
+
+    def whole(self, x: Lanes) -> Any:
+        """Whole numbers as int32."""
+        return self.builder.fptosi(x.value, self.vector(self.int32))
+
+    def of_byte(self, words: Any) -> Lanes:
+        """The lowest byte of each int32."""
+        lowest = self.builder.and_(words, self.constant(255, self.int32))
+        return Lanes(self, self.builder.sitofp(lowest, self.vector(self.float32)))
+
+    def widest(self, values: Any) -> Any:
+        """int32 as int64."""
+        return self.builder.sext(values, self.vector(self.int64))
 
     def numbers(self) -> Any:
         """0, 1, ... ``LANES`` - 1, int64."""
