@@ -219,6 +219,35 @@ def test_defaults_decide_nothing(default):
     assert gradient.isfinite().all()
 
 
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("size", [(2, 3, 5, 7), (1, 40, 6, 6), (3, 1, 8, 4), (2, 11, 33, 32)])
+def test_pairs_of_truth_and_best_class_are_counted(size, dtype, threads):
+    generator = torch.Generator().manual_seed(0)
+    num, num_classes, *sides = size
+    logits = torch.randn(size, generator=generator).mul(2).round().to(dtype)  # many are equal
+    mask = torch.randint(-1, num_classes + 2, (num, *sides), generator=generator)
+    mask[0, 0, :3] = torch.tensor([255, 2**40, -(2**40)])
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        found = classes.confusion_of(logits, mask)
+    finally:
+        torch.set_num_threads(before)
+    is_class = (mask >= 0) & (mask < num_classes)
+    pairs = mask[is_class] * num_classes + logits.float().max(dim=1).indices[is_class]
+    expected = torch.bincount(pairs, minlength=num_classes**2).view(num_classes, num_classes)
+    assert torch.equal(found, expected)
+
+
+def test_the_class_of_what_is_no_number_is_such_a_one():
+    logits, mask = torch.zeros(1, 4, 4, 8), torch.zeros(1, 4, 8, dtype=torch.int64)
+    logits[:, 3], logits[:, 1] = torch.inf, torch.nan
+    assert classes.confusion_of(logits, mask)[0].tolist() == [0, 32, 0, 0]
+    logits[:, 0], logits[:, 1] = torch.nan, 0.0
+    assert classes.confusion_of(logits, mask)[0].tolist() == [32, 0, 0, 0]
+
+
 def sampled(images, masks, positions, out, ignore_index):
     """The same by torch's resampling, in float64."""
     size = torch.tensor(masks.shape[1:], dtype=torch.float64)

@@ -227,7 +227,7 @@ class Writer:
         return self.builder.bitcast(self.builder.gep(values, [at]), self.vector(values.type.pointee).as_pointer())
 
     def _size(self, kind: Any) -> int:
-        return {self.half: 2, self.float32: 4, self.float64: 8, self.int64: 8}[kind]
+        return {self.half: 2, self.int32: 4, self.float32: 4, self.float64: 8, self.int64: 8}[kind]
 
     def widened(self, halves: Any) -> Lanes:
         """bf16 as float32."""
