@@ -4,8 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from segsweep.kernels import is_available
-from segsweep.losses import class_sums as module
+from segsweep.kernels import is_available, tiles
 from segsweep.losses.class_sums import ClassSums, class_sums
 
 IGNORED = 255
@@ -50,7 +49,7 @@ def way(request, monkeypatch):
     is_compiled = request.param == "compiled"
     if is_compiled and not is_available():
         pytest.skip("no loops are compiled here")
-    monkeypatch.setattr(module, "_LEAST_VALUES", 0 if is_compiled else 1 << 60)
+    monkeypatch.setattr(tiles, "LEAST_VALUES", 0 if is_compiled else 1 << 60)
     return request.param
 
 

@@ -12,7 +12,8 @@ from torch.func import vmap
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from segsweep.hardware import pick_precision
-from segsweep.kernels import channel_pass, channels, classes, is_available, machine, resample, where_positive
+from segsweep.kernels import channel_pass, channels, classes, is_available, machine, resample, tiles, where_positive
+from segsweep.kernels.confusion import confusion_of
 from segsweep.kernels.functions import exp, larger, log
 
 if not is_available():  # another system than Linux
@@ -145,7 +146,7 @@ def logits_and_mask(dtype=torch.float32, size=(2, 3, 5, 7)):
 
 
 def test_logits_fit_class_by_class():
-    assert all(classes.fits(*logits_and_mask(dtype)) for dtype in (torch.float32, torch.bfloat16))
+    assert all(tiles.fits(*logits_and_mask(dtype)) for dtype in (torch.float32, torch.bfloat16))
     logits, mask = logits_and_mask()
     others = [
         logits_and_mask(torch.float64),
@@ -156,7 +157,7 @@ def test_logits_fit_class_by_class():
         *((logits, mask.to(dtype)) for dtype in (torch.uint8, torch.int32, torch.bool)),
         *((logits, other) for other in (mask[:1], mask[:, None], mask.flatten(), mask[:, :4], mask.to("meta"))),
     ]
-    assert not any(classes.fits(*each) for each in others)
+    assert not any(tiles.fits(*each) for each in others)
     for each in others:
         with pytest.raises(ValueError, match="logits"):
             classes.sums_of(*each, 255)
@@ -231,7 +232,7 @@ def test_pairs_of_truth_and_best_class_are_counted(size, dtype, threads):
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        found = classes.confusion_of(logits, mask)
+        found = confusion_of(logits, mask)
     finally:
         torch.set_num_threads(before)
     is_class = (mask >= 0) & (mask < num_classes)
@@ -243,9 +244,9 @@ def test_pairs_of_truth_and_best_class_are_counted(size, dtype, threads):
 def test_the_class_of_what_is_no_number_is_such_a_one():
     logits, mask = torch.zeros(1, 4, 4, 8), torch.zeros(1, 4, 8, dtype=torch.int64)
     logits[:, 3], logits[:, 1] = torch.inf, torch.nan
-    assert classes.confusion_of(logits, mask)[0].tolist() == [0, 32, 0, 0]
+    assert confusion_of(logits, mask)[0].tolist() == [0, 32, 0, 0]
     logits[:, 0], logits[:, 1] = torch.nan, 0.0
-    assert classes.confusion_of(logits, mask)[0].tolist() == [32, 0, 0, 0]
+    assert confusion_of(logits, mask)[0].tolist() == [32, 0, 0, 0]
 
 
 def sampled(images, masks, positions, out, ignore_index):

@@ -26,10 +26,10 @@ from segsweep.counting import (
     confusion_per_image,
     pooled_confusion,
 )
-from segsweep.kernels import classes, is_available
+from segsweep.kernels import tiles
+from segsweep.kernels.confusion import confusion_of
 from segsweep.sharing import gather, gather_rows
 
-_LEAST_COMPILED = 1 << 17  # values of logits; with fewer, compiling a loop is not worth its while
 _MOST_WAITING = 1 << 18  # values of logits that are kept to be counted together
 _MOST_BATCHES = 64
 
@@ -205,8 +205,8 @@ class Confusion:
             self._count(*map(torch.cat, zip(*batches, strict=True)))
 
     def _count(self, logits: Tensor, mask: Tensor) -> None:
-        if logits.numel() >= _LEAST_COMPILED and classes.fits(logits, mask) and is_available():
-            matrix = classes.confusion_of(logits, mask)
+        if tiles.pays(logits, mask):
+            matrix = confusion_of(logits, mask)
         else:
             matrix = pooled_confusion(best_class(logits)[1], mask, self.num_classes)
         self._matrix = matrix if self._matrix is None else self._matrix + matrix

@@ -8,7 +8,9 @@ it reads each map once:
     writer.py     loops, loads and stores in LLVM's language; values of several pixels with Python's operators
     functions.py  of such values: exponentials, logarithms and the like
     channels.py   ``ChannelPass``: maps that lie channels last, with what belongs to a channel beside them
-    classes.py    maps of logits that lie class by class, and sums over the pixels of each class
+    tiles.py      maps of logits that lie class by class, and the true class of each pixel
+    classes.py    their softmax, summed over the pixels of each class
+    confusion.py  counts of pairs of true and best class
     resample.py   images and masks of bytes at other positions
 
 Linux alone: elsewhere, and without llvmlite, ``is_available`` says so, and whoever asks goes torch's way.

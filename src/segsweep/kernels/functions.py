@@ -20,15 +20,15 @@ _LOG = (
 
 def where_positive(x: Lanes, then: Lanes) -> Lanes:
     """``then`` where a value of ``x`` is positive or NaN, 0 elsewhere: ReLU, and its gradient, as torch has them."""
-    build, zero = x.writer.builder, x.writer.constant(0.0)
-    return Lanes(x.writer, build.select(build.fcmp_unordered(">", x.value, zero), then.value, zero))
+    to, zero = x.writer, x.writer.number(0.0)
+    return to.where(to.builder.fcmp_unordered(">", x.value, zero.value), then, zero)
 
 
 def larger(x: Lanes, y: Lanes | float) -> Lanes:
     """The larger one, ``x`` where one of both is NaN."""
     to = x.writer
-    other = y.value if isinstance(y, Lanes) else to.constant(y)
-    return Lanes(to, to.builder.select(to.builder.fcmp_ordered("<", x.value, other), other, x.value))
+    other = y if isinstance(y, Lanes) else to.number(y)
+    return to.where(to.is_less(x, other), other, x)
 
 
 def floor(x: Lanes) -> Lanes:

@@ -89,9 +89,14 @@ def compiled(module: str, name: str) -> int:
     return address
 
 
-def run(address: int, arguments: Sequence[int]) -> None:
-    """Has every thread of torch's team call a compiled function with these arguments."""
+@cache
+def _team() -> Any:
     call = _torch().GOMP_parallel
     call.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint]
     call.restype = None
-    call(address, (ctypes.c_int64 * len(arguments))(*arguments), torch.get_num_threads(), 0)
+    return call
+
+
+def run(address: int, arguments: Sequence[int]) -> None:
+    """Has every thread of torch's team call a compiled function with these arguments."""
+    _team()(address, (ctypes.c_int64 * len(arguments))(*arguments), torch.get_num_threads(), 0)

@@ -130,7 +130,7 @@ def _resample(channels: int) -> int:
             steps.append([Lanes(to, to.spread(value)) for value in (begin, by_column)])
         with to.loop(to.int64(0), columns, to.int64(LANES)) as some:
             column = to.least(some.number, build.sub(columns, to.int64(LANES)))  # the last ones reach back
-            right = Lanes(to, to.spread(build.sitofp(column, to.float32))) + to.counted()
+            right = Lanes(to, to.spread(build.sitofp(column, to.float32))) + Lanes(to, to.counted(to.float32))
             y, x = (_Axis.written(begin + step * right, side) for (begin, step), side in zip(steps, sides, strict=True))
             to_row = build.mul(line.number, columns)
             words = bytes_at(masks, number, build.add(build.mul(y.nearest, wide), x.nearest), 1)

@@ -157,10 +157,6 @@ class Writer:
         """A constant."""
         return Lanes(self, self.constant(value))
 
-    def counted(self) -> Lanes:
-        """0, 1, ... ``LANES`` - 1."""
-        return Lanes(self, self.ir.Constant(self.vector(self.float32), [float(i) for i in range(LANES)]))
-
     def is_less(self, one: Lanes, other: Lanes) -> Any:
         """Whether each value is smaller than the other's."""
         return self.builder.fcmp_ordered("<", one.value, other.value)
@@ -178,12 +174,12 @@ class Writer:
         """int32 as int64."""
         return self.builder.sext(values, self.vector(self.int64))
 
-    def numbers(self) -> Any:
-        """0, 1, ... ``LANES`` - 1, int64."""
-        return self.ir.Constant(self.vector(self.int64), list(range(LANES)))
+    def counted(self, kind: Any) -> Any:
+        """0, 1, ... ``LANES`` - 1, of such a type."""
+        return self.ir.Constant(self.vector(kind), list(range(LANES)))
 
     def spread(self, value: Any) -> Any:
-        """``LANES`` times an integer."""
+        """``LANES`` times a value that is not known before the loop runs."""
         build, kind = self.builder, self.vector(value.type)
         first = build.insert_element(self.ir.Constant(kind, self.ir.Undefined), value, self.int32(0))
         everywhere = self.ir.Constant(self.vector(self.int32), [0] * LANES)

@@ -13,10 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from segsweep.kernels import classes, is_available
+from segsweep.kernels import classes, tiles
 from segsweep.types import Batch, SegmenterOutput
-
-_LEAST_VALUES = 1 << 17  # of logits: with less to do, compiling a loop is not worth its while
 
 
 class ClassSums(NamedTuple):
@@ -46,12 +44,11 @@ def class_sums(logits: Tensor, mask: Tensor, ignore_index: int) -> ClassSums:
     """
     if mask.shape != (logits.shape[0], *logits.shape[2:]):
         raise ValueError(f"mask {tuple(mask.shape)} does not fit logits {tuple(logits.shape)}")
-    if logits.numel() < _LEAST_VALUES or torch.compiler.is_compiling():
-        return ClassSums(*_Sums.apply(logits, mask, ignore_index))
-    by_class = logits.contiguous() if logits.device.type == "cpu" else logits
-    is_compiled = classes.fits(by_class, mask) and is_available()
-    sums, logits = (_CompiledSums, by_class) if is_compiled else (_Sums, logits)
-    return ClassSums(*sums.apply(logits, mask, ignore_index))
+    if not torch.compiler.is_compiling() and logits.device.type == "cpu" and logits.numel() >= tiles.LEAST_VALUES:
+        by_class = logits.contiguous()
+        if tiles.pays(by_class, mask):
+            return ClassSums(*_CompiledSums.apply(by_class, mask, ignore_index))
+    return ClassSums(*_Sums.apply(logits, mask, ignore_index))
 
 
 class FromSums(nn.Module):

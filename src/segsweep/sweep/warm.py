@@ -25,13 +25,13 @@ if any("multiprocessing.forkserver" in argument for argument in sys.orig_argv): 
 
     with contextlib.suppress(Exception):
         from segsweep.hardware import pick_precision
-        from segsweep.kernels import classes, is_available, resample
+        from segsweep.kernels import classes, confusion, is_available, resample
         from segsweep.models.normalisation import compile_passes
 
         if pick_precision("cpu") == "bf16-mixed" and is_available():
-            classes.compile_functions()
+            for module in (classes, confusion, resample):
+                module.compile_functions()
             compile_passes()
-            resample.compile_functions()
 
     gc.collect()
     # A collection in a child would touch, and so copy, every page of the shared heap: 1.3 s instead of 0.2 s.
