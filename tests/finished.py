@@ -4,10 +4,10 @@ import json
 
 from safetensors.torch import save
 
-from segsweep.command import compose_job
+from segsweep.composer import compose_job
 from segsweep.config import build_model, fingerprint, semantic_part, settle
 from segsweep.files import write_hashed
-from segsweep.run import redact
+from segsweep.redaction import redact
 from tests.narrow import NARROW
 
 DIGITS = ["data=digits", "data.num_train=6", "data.num_val=3", "data.num_test=4", "trainer.precision=32-true"]

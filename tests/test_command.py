@@ -11,8 +11,10 @@ from omegaconf import OmegaConf
 
 from segsweep import command
 from segsweep.__main__ import main
+from segsweep.arguments import single_values
 from segsweep.check import mistakes
 from segsweep.config import job_part
+from segsweep.refused import all_mistakes
 from tests.conftest import options
 
 
@@ -75,7 +77,7 @@ def test_an_experiment_is_free_of_mistakes(composer, name, tmp_path):
     if cfg.model.get("trunk_weights"):
         given.append("model.trunk_weights=null")
     params = (cfg.hydra.sweeper.get("params") or {}).items()
-    swept = {key: command._single_values(f"{key}={values}") for key, values in params}
+    swept = {key: single_values(f"{key}={values}") for key, values in params}
     lines = value_mistakes(composer, *given, *(overrides[0] for overrides in swept.values()))
     assert [line for line in lines if not line.startswith(f"E-ROOT data.root={tmp_path}")] == []
     for group in swept.keys() & {"model", "loss"}:
@@ -262,14 +264,14 @@ def test_missing_values_do_not_hide_other_mistakes(composer):
     ],
 )
 def test_what_hydra_refuses_is_explained(arguments, expected):
-    lines = command._all_mistakes(arguments)
+    lines = all_mistakes(arguments)
     assert len(lines) == 1, lines
     for part in expected:
         assert part in lines[0]
 
 
 def test_all_mistakes_are_named_at_once():
-    lines = command._all_mistakes(["model=unett", "trainer.max_epoch=3", "optimizer.lr=abc", "seed=1"])
+    lines = all_mistakes(["model=unett", "trainer.max_epoch=3", "optimizer.lr=abc", "seed=1"])
     assert [line.split(":")[0] for line in lines] == ["model=unett", "trainer.max_epoch", "optimizer.lr='abc'"]
 
 

@@ -5,10 +5,10 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from segsweep.data.batches import TrainBatches
 from segsweep.data.problems import DataError
 from segsweep.data.source import Sample
 from segsweep.data.splits import SPLITS
+from segsweep.data.train_batches import TrainBatches
 from tests.conftest import options
 from tests.sources import Arrays, node, open_data, open_folder, scenes, three_splits
 

@@ -12,7 +12,8 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from segsweep import __main__, command, config, initial
+from segsweep import __main__, config, initial
+from segsweep.arguments import as_folders
 from segsweep.check import mistakes
 from segsweep.files import write_hashed
 from segsweep.report.comparability import differences
@@ -182,10 +183,10 @@ def test_weights_that_change_between_check_and_start_are_not_used(copied, compos
 def test_a_folder_is_typed_as_it_is_called(finished, monkeypatch, capsys, in_process):
     typed = f"init_from={finished}"
     for others in (["seed=0"], ["-m", "init_from=nowhere"], ["init_from=", "init_from=null", "x"], [init(finished)]):
-        assert command.as_folders(others) == others
-    assert command.as_folders([typed]) == [init(finished)]
+        assert as_folders(others) == others
+    assert as_folders([typed]) == [init(finished)]
     each = f"{finished.parent}/model=unet,seed=${{seed}}"
-    assert command.as_folders([f"init_from={each}"]) == [init(each)]
+    assert as_folders([f"init_from={each}"]) == [init(each)]
     monkeypatch.setattr(sys, "argv", ["segsweep", *TINY, NARROW, typed, "name=x", "sweep.dry_run=true"])
     with pytest.raises(SystemExit) as ended:
         __main__.main()

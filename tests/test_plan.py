@@ -9,7 +9,8 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf, open_dict, read_write
 
 from segsweep import CONF_DIR, sweeper
-from segsweep.command import Preflight, as_axes
+from segsweep.arguments import as_axes
+from segsweep.command import Preflight
 from segsweep.composer import Composer
 from segsweep.config import fingerprint, semantic_part, settle
 from segsweep.hardware import pick_precision

@@ -18,8 +18,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from segsweep import ranks, sharing
 from segsweep.config import make
-from segsweep.data import batches
-from segsweep.data.batches import EvalBatches, TrainBatches
+from segsweep.data import eval_batches, train_batches
+from segsweep.data.eval_batches import EvalBatches
+from segsweep.data.train_batches import TrainBatches
 from segsweep.metrics import ImageCounts
 from segsweep.models.dense_cnn import DenseCNN
 from segsweep.run import ConfigError, open_run, read_record
@@ -337,8 +338,9 @@ def test_ranks_tell_each_other_what_they_have(share):
 
 
 def as_rank(monkeypatch, rank, world_size):
-    monkeypatch.setattr(batches, "rank", lambda: rank)
-    monkeypatch.setattr(batches, "world_size", lambda: world_size)
+    for module in (train_batches, eval_batches):
+        monkeypatch.setattr(module, "rank", lambda: rank)
+        monkeypatch.setattr(module, "world_size", lambda: world_size)
 
 
 @pytest.mark.parametrize("kind", ["labelled", "mixed"])

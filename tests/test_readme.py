@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from segsweep import command
+from segsweep.refused import all_mistakes
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text().replace("\\\n", " ")
@@ -20,13 +20,13 @@ def test_there_are_commands():
 
 @pytest.mark.parametrize("arguments", COMMANDS)
 def test_commands_are_understood(arguments):
-    assert command._all_mistakes(shlex.split(arguments)) == []
+    assert all_mistakes(shlex.split(arguments)) == []
 
 
 def test_the_mistakes_are_answered_as_shown():
     typed = re.search(r"^    \$ segsweep (.+)$", README, flags=re.MULTILINE).group(1)
     shown = re.findall(r"^    error: (.+)$", README, flags=re.MULTILINE)
-    assert command._all_mistakes(shlex.split(typed)) == shown
+    assert all_mistakes(shlex.split(typed)) == shown
 
 
 def test_make_targets_exist():

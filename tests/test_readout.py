@@ -334,7 +334,7 @@ def test_the_match_sees_labelled_training_masks_alone(start, monkeypatch):
 @pytest.mark.slow
 def test_no_label_is_trained_on(start, monkeypatch):
     """A run whose training masks are all something else has the same losses."""
-    from segsweep.data.batches import TrainBatches
+    from segsweep.data.train_batches import TrainBatches
 
     make = TrainBatches.finished
 

@@ -5,7 +5,7 @@ import shlex
 
 import pytest
 
-from segsweep.command import compose_job
+from segsweep.composer import compose_job
 from segsweep.config import fingerprint, settle
 from segsweep.report.command import main
 from segsweep.report.reproduce import caveats, command

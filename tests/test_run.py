@@ -9,7 +9,8 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from segsweep.endings import ExitError, killed_s
-from segsweep.run import ConfigError, flatten, new_folder, open_run, read_record, redact
+from segsweep.redaction import redact
+from segsweep.run import ConfigError, flatten, new_folder, open_run, read_record
 from segsweep.signals import Interrupted
 
 FACTS = {"fingerprint": "f1", "config": {"model": {"width": 8}, "seed": 0}, "sweep": None}

@@ -20,7 +20,7 @@ from scenes import write_scenes
 
 from segsweep.allocator import keep_memory_between_steps
 from segsweep.config import build_data
-from segsweep.data.batches import TrainBatches
+from segsweep.data.train_batches import TrainBatches
 
 AUGMENTS = ("none", "light", "standard", "strong")
 

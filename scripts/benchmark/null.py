@@ -15,7 +15,7 @@ from shipped import Loader, fit
 from torch import Tensor, nn
 
 from segsweep.config import Parts, build, build_model, make, make_partial
-from segsweep.data.batches import TrainBatches
+from segsweep.data.train_batches import TrainBatches
 from segsweep.types import Batch, SegmenterOutput
 
 WARM = 50  # steps that do not count

@@ -24,7 +24,7 @@ from shipped import Loader, be_quiet, fit
 
 from segsweep import CONF_DIR
 from segsweep.composer import Composer
-from segsweep.data.batches import TrainBatches
+from segsweep.data.train_batches import TrainBatches
 from segsweep.inspection import inspect_jobs
 from segsweep.plan import make_plan
 

@@ -24,7 +24,7 @@ from scenes import write_scenes
 from shipped import Loader, be_quiet, fit
 
 from segsweep.config import Parts
-from segsweep.data.batches import TrainBatches
+from segsweep.data.train_batches import TrainBatches
 
 LIVE, READY = "gathered and augmented", "ready batches"
 WARM = 2  # steps of an epoch before its first block

@@ -26,7 +26,7 @@ from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from segsweep.config import Parts
-from segsweep.data.batches import TrainBatches
+from segsweep.data.train_batches import TrainBatches
 from segsweep.guard import UpdateGuard
 from segsweep.metrics import Confusion
 

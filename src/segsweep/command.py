@@ -3,7 +3,6 @@
 import contextlib
 import hashlib
 import os
-import re
 import sys
 import traceback
 from collections.abc import Callable, Iterator
@@ -11,25 +10,20 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, NoReturn
 
-from hydra import compose, initialize_config_dir
-from hydra.core.config_loader import ConfigLoader
-from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import IntervalSweep
-from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, read_write
 from omegaconf.errors import OmegaConfBaseException
 
-from segsweep import CONF_DIR
 from segsweep.allocator import keep_memory_between_steps
-from segsweep.config import GROUPS, TOP_LEVEL, fingerprint, is_silent, job_part, overrides_of, semantic_part, settle
-from segsweep.hints import did_you_mean, written
-from segsweep.run import ConfigError, new_folder, read_record, redact, refuse_links
+from segsweep.config import fingerprint, is_silent, job_part, overrides_of, semantic_part, settle
+from segsweep.hints import written
+from segsweep.redaction import redact
+from segsweep.refused import all_mistakes, in_a_line
+from segsweep.run import ConfigError, new_folder, read_record, refuse_links
 from segsweep.state import State, state_of
 
-VERSION_BASE = "1.3"
-_EXTRAS = {"ray": "ray", "submitit_slurm": "slurm", "submitit_local": "slurm"}  # launchers of other packages
 _OWN = "hydra_plugins.segsweep."  # where Hydra finds our sweepers and launcher
 _SUBDIR = "${hydra.job.override_dirname}"  # of a job, in conf/train.yaml
 _is_short = False  # whether run_app turns errors into lines
@@ -56,7 +50,7 @@ def run_app(app: Callable[[], None], arguments: list[str]) -> None:
         if getattr(error, "is_reported", False):  # the run has logged it already
             sys.exit(1)
         if isinstance(error, HydraException | OmegaConfBaseException):
-            stop(_all_mistakes(arguments) or [_in_a_line(error)])
+            stop(all_mistakes(arguments) or [in_a_line(error)])
         if isinstance(lines := getattr(error, "lines", None), list):  # data that cannot be used: it says everything
             stop(lines)
         stop(str(error).splitlines() if isinstance(error, ConfigError) else [f"{type(error).__name__}: {error}"])
@@ -181,62 +175,11 @@ def _no_warning_instead() -> Iterator[None]:
     try:
         yield
     except OmegaConfBaseException as error:
-        stop(_all_mistakes(sys.argv[1:]) or [_in_a_line(error)])
+        stop(all_mistakes(sys.argv[1:]) or [in_a_line(error)])
     except HydraException:
-        stop(_all_mistakes(sys.argv[1:]) or [traceback.format_exc()])
+        stop(all_mistakes(sys.argv[1:]) or [traceback.format_exc()])
     except Exception:
         stop(["the config cannot be checked, which is a defect of segsweep: " + traceback.format_exc()])
-
-
-def as_folders(arguments: list[str]) -> list[str]:
-    """Quotes a folder of ``init_from`` as Hydra wants it: those of jobs have commas in their names."""
-    parts = [argument.partition("=") for argument in arguments]
-    return [
-        f"{key}={written(value)}" if _is_folder(key, value) else key + equals + value for key, equals, value in parts
-    ]
-
-
-def _is_folder(key: str, value: str) -> bool:
-    """Whether a value is one folder as it stands, or one for each seed: ``sweeps/a/model=unet,seed=${seed}``."""
-    start, dollar, rest = value.partition("${")
-    known = Path(start).parent if dollar and "," not in rest else Path(value)
-    return key == "init_from" and not value.startswith(("'", '"')) and known.is_dir() and value != ""
-
-
-def as_axes(arguments: list[str]) -> list[str]:
-    """Makes a sweep's overrides of single values axes of one value: ``model.heads=2`` -> ``model.heads=choice(2)``.
-
-    Hydra puts single values into the config of the sweep itself, where a key that only some of the swept models have is
-    a mistake. As axes they reach the jobs, which know what they have.
-    """
-    if not {"-m", "--multirun"} & set(arguments):
-        return arguments
-    return [_as_axis(argument) for argument in arguments]
-
-
-def _as_axis(argument: str) -> str:
-    key, equals, value = argument.partition("=")
-    if key.partition(".")[0] not in GROUPS or "." not in key or not value or re.match(r"\w+\(", value):
-        return argument
-    axis, parser = f"{key}{equals}choice({value})", OverridesParser.create()
-    try:
-        is_single = not parser.parse_override(argument).is_sweep_override()
-        parser.parse_override(axis)  # no choice can be null
-    except HydraException:
-        return argument
-    return axis if is_single else argument
-
-
-def compose_job(overrides: list[str]) -> tuple[DictConfig, dict[str, str]]:
-    """Composes the config of one job outside Hydra's own app: the config and the option of each group."""
-    with initialize_config_dir(str(CONF_DIR), version_base=VERSION_BASE):
-        cfg = compose("train", overrides, return_hydra_config=True)
-    return job_part(cfg), dict(cfg.hydra.runtime.choices)
-
-
-def _in_a_line(error: Exception) -> str:
-    key, first = getattr(error, "full_key", None), str(error).splitlines()[0]
-    return f"{key}: {first}" if key else first
 
 
 def _is_typed(config: DictConfig, key: str) -> bool:
@@ -255,110 +198,3 @@ def stop(lines: list[str]) -> NoReturn:
     for line in lines:
         print(f"error: {line}", file=sys.stderr)
     sys.exit(1)
-
-
-def _all_mistakes(arguments: list[str]) -> list[str]:
-    """Names every mistake of a command line that Hydra refuses; Hydra itself stops at the first.
-
-    Overrides are composed one after another: one that fails is explained and left out, what remains is checked by
-    value.
-    """
-    if any(argument.startswith(("--config", "-c")) and argument != "--cfg" for argument in arguments):
-        return []  # another config folder: what is known here does not hold there
-    GlobalHydra.instance().clear()
-    is_sweep = bool({"-m", "--multirun"} & set(arguments))
-    lines: list[str] = []
-    accepted: list[str] = []
-    has_wrong_plugin = False
-    with initialize_config_dir(str(CONF_DIR), version_base=VERSION_BASE):
-        loader = GlobalHydra.instance().config_loader()
-        for argument in arguments:
-            if argument.startswith("-"):
-                continue
-            is_hydras = argument.startswith("hydra.")
-            if is_hydras and has_wrong_plugin:
-                continue  # its keys are not known
-            try:
-                values = _single_values(argument, loader)
-                if len(values) > 1 and is_hydras:
-                    lines.append(
-                        f"{argument}: jobs share the keys of hydra. Give one value; a list is written key=[a,b]"
-                    )
-                elif len(values) > 1 and not is_sweep:
-                    lines.append(f"{argument}: several values need -m, for a sweep; a list is written key=[a,b]")
-                for override in values:
-                    compose("train", [*accepted, override])
-                accepted += values[:1]
-            except (HydraException, OmegaConfBaseException) as error:
-                lines.append(explain(argument, error, accepted))
-                has_wrong_plugin |= argument.startswith("hydra/")
-        if lines:
-            from segsweep.check import mistakes
-
-            cfg = compose("train", accepted, return_hydra_config=True)
-            lines += mistakes(job_part(cfg), cfg.hydra.runtime.choices)
-    return lines
-
-
-def _single_values(argument: str, loader: ConfigLoader | None = None) -> list[str]:
-    """``model=unet,reseg`` -> ``model=unet`` and ``model=reseg``; what is not swept is itself."""
-    override = OverridesParser.create().parse_override(argument)
-    override.config_loader = loader  # glob(...) asks it for the options
-    if not override.is_sweep_override():
-        return [argument]
-    interval = override.value()
-    if isinstance(interval, IntervalSweep):  # of a search: its ends
-        return [f"{override.get_key_element()}={end}" for end in (interval.start, interval.end)]
-    return [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
-
-
-def explain(argument: str, error: Exception, accepted: list[str], config_name: str = "train") -> str:
-    """Why Hydra refuses an override, in one line that says how to write it.
-
-    Args:
-        argument: the override.
-        error: what Hydra raised.
-        accepted: overrides that are fine, to say what else there is.
-        config_name: of the file that is composed.
-    """
-    if isinstance(error, OverrideParseException) or type(error) is HydraException:  # the grammar raises either
-        detail = str(error).splitlines()[0]
-        if re.search(r"[{,]\s*[\"'][^\"']*[\"']\s*:", argument):
-            keys = "write {60 16 152:road}; keys with other characters than letters, digits and spaces go into a file"
-            return f"{argument}: no override. On the command line keys in braces have no quotes: {keys}"
-        return f"{argument}: no override ({detail}). Write key=value, and quote values with special characters"
-    if isinstance(error, MissingConfigException):
-        option = (error.missing_cfg_file or argument).rpartition("/")[2]
-        if option in _EXTRAS:
-            return f'{argument}: needs a package that is not installed here: pip install "segsweep[{_EXTRAS[option]}]"'
-        if error.options is not None:
-            group = argument.partition("=")[0].lstrip("+")
-            return f"{group}={option}: there is no such option. {did_you_mean(option, error.options)}"
-    key = argument.partition("=")[0].lstrip("+~")
-    parent, _, leaf = key.rpartition(".")
-    cfg = compose(config_name, accepted, return_hydra_config=key.startswith("hydra."))
-    node = OmegaConf.select(cfg, parent) if parent else dict.fromkeys([*TOP_LEVEL, "experiment"])
-    if node is None:
-        return f"{key}: unknown key. {_nearest_parent(parent, cfg)}"
-    reason = str(error.__cause__ or error)
-    inside = node.get(leaf) if OmegaConf.is_dict(node) else None
-    if isinstance(inside, DictConfig) and (unknown := re.search(r"Key '(.*)' is not in struct", reason)):
-        hint = did_you_mean(unknown[1], map(str, inside))
-        new = "" if hint.startswith("Did") else f", or write ++{key}.{unknown[1]}=... for a new one"
-        return f"{key}.{unknown[1]}: unknown key. {hint}{new}"
-    if leaf in node:
-        return f"{argument}: {reason.splitlines()[0]}"
-    known = [f"{parent}.{name}" if parent else str(name) for name in node]
-    return f"{key}: unknown key. {did_you_mean(key, known)}"
-
-
-def _nearest_parent(path: str, cfg: DictConfig) -> str:
-    """Advice about the first part of a path that does not exist."""
-    node: Any = cfg
-    above: list[str] = []
-    for part in path.split("."):
-        if not (OmegaConf.is_dict(node) and part in node):
-            break
-        node, above = node[part], [*above, part]
-    known = [".".join([*above, str(name)]) for name in node] if OmegaConf.is_dict(node) else [".".join(above)]
-    return did_you_mean(".".join(path.split(".")[: len(above) + 1]), known)

@@ -8,14 +8,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
-from hydra import compose
+from hydra import compose, initialize_config_dir
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 
+from segsweep import CONF_DIR
 from segsweep.config import job_part, overrides_of
+
+VERSION_BASE = "1.3"
 
 
 @dataclass(frozen=True)
@@ -78,6 +81,13 @@ class Composer:
         config = copy.deepcopy(base.config)
         ConfigLoaderImpl._apply_overrides_to_config(list(values), config)
         return Composed(config, base.choices)
+
+
+def compose_job(overrides: list[str]) -> tuple[DictConfig, dict[str, str]]:
+    """Composes the config of one job outside Hydra's own app: the config and the option of each group."""
+    with initialize_config_dir(str(CONF_DIR), version_base=VERSION_BASE):
+        cfg = compose("train", overrides, return_hydra_config=True)
+    return job_part(cfg), dict(cfg.hydra.runtime.choices)
 
 
 def has_key(config: DictConfig, key: str) -> bool:

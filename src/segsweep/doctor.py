@@ -86,7 +86,7 @@ def _clear() -> None:
 def _examine(overrides: list[str], out: Path | str | None) -> int:
     """Composes, looks, prints and writes; returns the exit code."""
     from segsweep import check, config
-    from segsweep.command import compose_job
+    from segsweep.composer import compose_job
 
     cfg, choices = compose_job(overrides)
     node = config.plain_group(cfg, "data")

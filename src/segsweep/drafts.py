@@ -10,10 +10,10 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from segsweep.axes import Axis
-from segsweep.command import explain
 from segsweep.composer import Composer, has_key
 from segsweep.hints import did_you_mean
 from segsweep.inspection import JobConfig, resolved
+from segsweep.refused import explain
 from segsweep.run import flatten
 
 _ERRORS = (HydraException, OmegaConfBaseException)

@@ -9,7 +9,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from segsweep.check import Memo, check_values, mistakes, unknown_top_level
 from segsweep.config import fingerprint, semantic_part, settle_plain
-from segsweep.run import redact
+from segsweep.redaction import redact
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from pytorch_lightning.loggers import TensorBoardLogger
 from torch import Tensor
 
 from segsweep.confusion import confusion_picture
-from segsweep.data.batches import EvalBatches
+from segsweep.data.eval_batches import EvalBatches
 from segsweep.metrics import Counts, summarise
 from segsweep.models.blocks import resize_to
 from segsweep.pictures import Picture, photos, show, stack, strip, with_legend, write_png

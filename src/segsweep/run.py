@@ -9,13 +9,10 @@ import json
 import logging
 import math
 import os
-import re
 import secrets
-import subprocess
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +25,6 @@ _LOOKS_S = 0.05  # in which somebody who only looks whether a lock is taken is d
 _LETS_GO_S = 1.0  # in which a process that was killed lets go of its lock
 log = logging.getLogger(__name__)
 _IN_PLACE = ("config.yaml", "log.txt", "metrics.jsonl")  # files of a run that are not replaced as a whole
-_PACKAGES = ("segsweep", "torch", "pytorch-lightning", "hydra-core", "torchmetrics", "numpy", "llvmlite")
-_SECRET = re.compile(r"token|secret|password|passwd|api_?key|credential", re.IGNORECASE)
-_ABSOLUTE = re.compile(r"""^(["']?)(?:/|~|[A-Za-z]:[\\/])(?:.*[\\/])?([^\\/]*?)[\\/]*$""", re.DOTALL)  # (quote)/a/(b)
 
 
 class ConfigError(ValueError):
@@ -196,28 +190,6 @@ def close_run(
         return False
 
 
-def redact(config: Any, key: str = "") -> Any:
-    """Replaces the values of keys that look like secrets, and where things lie on this machine, at any depth.
-
-    >>> redact({"root": "/home/ann/cells", "api_key": "k", "images": "images/{stem}.png"})
-    {'root': '<path>/cells', 'api_key': '<redacted>', 'images': 'images/{stem}.png'}
-    """
-    if isinstance(config, Mapping):
-        return {k: redact(v, str(k)) for k, v in config.items()}
-    if isinstance(config, list | tuple):
-        return [redact(v, key) for v in config]
-    if config is not None and _SECRET.search(key):
-        return "<redacted>"
-    # A folder may be copied to another place or given away: what it holds stays true, and names nobody's home.
-    return _ABSOLUTE.sub(r"\1<path>/\2", config) if isinstance(config, str) else config
-
-
-def redact_overrides(overrides: Sequence[str]) -> list[str]:
-    """Overrides with the same values replaced."""
-    pairs = (override.partition("=") for override in overrides)
-    return [f"{key}{equals}{redact({key: value})[key]}" for key, equals, value in pairs]
-
-
 def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested config -> dotted keys; lists stay values.
 
@@ -229,46 +201,6 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         path = f"{prefix}{key}"
         flat.update(flatten(value, f"{path}.") if isinstance(value, Mapping) else {path: value})
     return flat
-
-
-@cache
-def versions() -> Mapping[str, str]:
-    """Versions of the packages that decide results, as far as they are installed."""
-    from importlib.metadata import PackageNotFoundError, version  # here, because it takes 15 ms to import
-
-    found: dict[str, str] = {}
-    for name in _PACKAGES:
-        with contextlib.suppress(PackageNotFoundError):
-            found[name] = version(name)
-    return found
-
-
-def git_state() -> dict[str, str | bool] | None:
-    """Commit of the source tree that this package runs from, and whether it has changes; None if it is no checkout."""
-    try:
-        if not is_checkout():
-            return None
-        lines = _git("status", "--porcelain=v2", "--branch", "--untracked-files=no").splitlines()
-    except (OSError, subprocess.SubprocessError):
-        return None
-    commit = next((line.split()[2] for line in lines if line.startswith("# branch.oid ")), "(initial)")
-    is_dirty = any(not line.startswith("#") for line in lines)
-    return None if commit == "(initial)" else {"commit": commit, "dirty": is_dirty}
-
-
-@cache
-def is_checkout() -> bool:
-    """Whether this package is a part of the git repository that it lies in, and not just installed within it.
-
-    Raises:
-        OSError, subprocess.SubprocessError: git does not say.
-    """
-    return bool(_git("ls-files", "--error-unmatch", Path(__file__).name))
-
-
-def _git(*arguments: str) -> str:
-    command = ["git", "-C", str(Path(__file__).parent), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
 
 
 def refuse_other_config(folder: Path, before: Mapping[str, Any], facts: Mapping[str, Any]) -> None:

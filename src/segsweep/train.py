@@ -15,9 +15,13 @@ from omegaconf import DictConfig, OmegaConf
 
 from segsweep import CONF_DIR, command, initial, signals
 from segsweep.allocator import keep_memory_between_steps
+from segsweep.arguments import as_axes, as_folders
+from segsweep.composer import VERSION_BASE
 from segsweep.config import Parts, build_model, build_whole, fingerprint, semantic_part, settle
 from segsweep.fitting import fit, shown
-from segsweep.run import Run, git_state, open_run, redact, redact_overrides, versions
+from segsweep.origin import git_state, versions
+from segsweep.redaction import redact, redact_overrides
+from segsweep.run import Run, open_run
 from segsweep.table import write_row
 
 if TYPE_CHECKING:
@@ -36,12 +40,12 @@ LIGHTNING_NOISE = (
 
 def main() -> None:
     """The command ``segsweep``, all but its ``--help``."""
-    arguments = command.as_folders(sys.argv[1:])
-    sys.argv[1:] = command.as_axes(arguments)
+    arguments = as_folders(sys.argv[1:])
+    sys.argv[1:] = as_axes(arguments)
     command.run_app(app, arguments)
 
 
-@hydra.main(config_path=str(CONF_DIR), config_name="train", version_base=command.VERSION_BASE)
+@hydra.main(config_path=str(CONF_DIR), config_name="train", version_base=VERSION_BASE)
 def app(cfg: DictConfig) -> float | None:
     """Hydra's task function: trains in the job's folder and returns the monitored metric, which sweepers optimise."""
     job = HydraConfig.get()

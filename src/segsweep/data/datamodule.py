@@ -11,11 +11,12 @@ from annotated_types import Ge, Gt, Le, Lt
 from torch import Tensor
 
 from segsweep.augment import Augment
-from segsweep.data.batches import EvalBatches, TrainBatches
+from segsweep.data.eval_batches import EvalBatches
 from segsweep.data.labelled import label_order
 from segsweep.data.problems import DataError, Problem
 from segsweep.data.source import Source
 from segsweep.data.storage import Store, open_store
+from segsweep.data.train_batches import TrainBatches
 from segsweep.data.windows import Storage
 from segsweep.hints import override, written
 from segsweep.regime import Regime, Stage

@@ -7,8 +7,9 @@ from collections.abc import Iterator, Sequence
 import pytorch_lightning as pl
 import torch
 
-from segsweep.data.batches import EvalBatches, TrainBatches, beside
 from segsweep.data.datamodule import DataModule
+from segsweep.data.eval_batches import EvalBatches
+from segsweep.data.train_batches import TrainBatches, beside
 from segsweep.types import Batch
 
 

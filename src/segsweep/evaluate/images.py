@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from segsweep import check, config
-from segsweep.command import compose_job
+from segsweep.composer import compose_job
 from segsweep.data.datamodule import DataModule
 from segsweep.hints import written
 from segsweep.opened import OpenedRun

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from rich.progress import track
 
-from segsweep.data.batches import EvalBatches
 from segsweep.data.datamodule import DataModule
+from segsweep.data.eval_batches import EvalBatches
 from segsweep.data.source import Item
 from segsweep.data.splits import SPLITS
 from segsweep.evaluate.classes import ClassMap

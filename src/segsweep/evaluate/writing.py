@@ -16,9 +16,11 @@ from segsweep.evaluate.scoring import Scored, Scoring
 from segsweep.files import remove_unfinished, write_atomic
 from segsweep.metrics import VERSION
 from segsweep.opened import OpenedRun
+from segsweep.origin import versions
+from segsweep.redaction import redact
 from segsweep.report.printable import printable
 from segsweep.report.table import csv_text
-from segsweep.run import SCHEMA, redact, versions
+from segsweep.run import SCHEMA
 
 _COPIED = ("family", "parameters", "flops", "pretrained", "wall_s", "steps", "epochs", "images_seen", "tuning_trials")
 

@@ -88,7 +88,7 @@ def split_samples(run: OpenedRun, positions: Sequence[int], root: Path | None) -
     Raises:
         ConfigError: there is no such image, or the data cannot be opened.
     """
-    from segsweep.data.batches import EvalBatches  # here: most runs are explained on files
+    from segsweep.data.eval_batches import EvalBatches  # here: most runs are explained on files
     from segsweep.opened.data import open_data
 
     data = open_data(run, root)

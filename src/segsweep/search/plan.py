@@ -12,7 +12,8 @@ from segsweep.config import is_silent
 from segsweep.halving import SuccessiveHalving
 from segsweep.hints import written
 from segsweep.inspection import JobConfig, Verdict
-from segsweep.run import ConfigError, flatten, redact_overrides
+from segsweep.redaction import redact_overrides
+from segsweep.run import ConfigError, flatten
 from segsweep.search.proposal import Proposals
 from segsweep.search.settings import Finding
 from segsweep.search.space import Space, space_of

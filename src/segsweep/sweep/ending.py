@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from segsweep.endings import classify
-from segsweep.run import FINISHED, close_run, is_running, redact_overrides
+from segsweep.redaction import redact_overrides
+from segsweep.run import FINISHED, close_run, is_running
 from segsweep.sweep.job import Job, Outcome
 from segsweep.sweep.processes import how_it_ended, signal_name
 from segsweep.sweep.records import readable

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from segsweep.files import write_atomic
-from segsweep.run import redact_overrides
+from segsweep.redaction import redact_overrides
 from segsweep.sweep.child import LOG_FILE
 from segsweep.sweep.job import Outcome
 from segsweep.sweep.records import readable, records

@@ -14,7 +14,7 @@ if any("multiprocessing.forkserver" in argument for argument in sys.orig_argv): 
         import segmentation_models_pytorch as smp  # noqa: F401
 
     with contextlib.suppress(Exception):  # git may be missing
-        from segsweep.run import is_checkout, versions
+        from segsweep.origin import is_checkout, versions
 
         versions()
         is_checkout()

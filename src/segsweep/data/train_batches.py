@@ -1,18 +1,16 @@
-"""Batches gathered from the decoded store and augmented on the training device."""
+"""Training batches: gathered from the decoded store and augmented on the training device."""
 
 from __future__ import annotations
 
 import logging
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from segsweep.data.pixels import standardise, to_input
+from segsweep.data.ahead import map_ahead
+from segsweep.data.pixels import standardise
 from segsweep.data.windows import Windows, rare_classes
 from segsweep.regime import Images
 from segsweep.rng import mix, permutation, uniform
@@ -25,8 +23,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _CANDIDATES = 512  # pixels looked at to find one of a rare class: one of 0.5 % is then nearly always among them
-S = TypeVar("S")
-T = TypeVar("T")
 
 
 class _Plan(NamedTuple):
@@ -152,7 +148,7 @@ class TrainBatches:
     def gathered(self) -> Iterator[Gathered]:
         """The windows of each batch, not augmented yet: what ``finished`` takes."""
         workers = 0 if self.windows.is_resident else self.data.num_workers
-        yield from _ahead(self._gather, self._plans(), workers)
+        yield from map_ahead(self._gather, self._plans(), workers)
 
     def _plans(self) -> Iterator[_Plan]:
         shares = {
@@ -274,87 +270,3 @@ class TrainBatches:
         if is_hidden.any():
             mask = torch.where(self._sent(is_hidden)[:, None, None], ignore_index, mask)
         return image, mask
-
-
-class EvalBatches:
-    """The batches of a split for validation and test, whole images, without augmentation.
-
-    Images that have one size and whose masks have one native size share a batch, so that each field is one tensor.
-
-    Args:
-        data: the dataset.
-        name: of the split.
-        device: where the batches are made.
-        only: positions of the images to yield; None: all of them.
-        is_shared: whether ranks that train together divide the batches, of ``batch_size`` images on all of them. One
-            that the last batch is not for yields an empty one, so that all have equal numbers.
-    """
-
-    def __init__(
-        self,
-        data: DataModule,
-        name: str,
-        device: torch.device,
-        only: Iterable[int] | None = None,
-        is_shared: bool = False,
-    ) -> None:
-        self.split, self.spec, self.device = data.store.splits[name], data.spec, device
-        self.windows = Windows(self.split, device, data.storage)
-        self.num_workers = data.num_workers
-        # Tiles are batched among themselves, so one large image at a time.
-        first, step = (rank(), world_size()) if is_shared else (0, 1)
-        batch_size = 1 if data.spec.tile else -(-data.batch_size // (data.pieces * step))
-        chosen = None if only is None else set(only)
-        by_size: dict[tuple[int, ...], list[int]] = {}
-        for position, sizes in enumerate(np.concatenate([self.split.sizes, self.split.shapes], axis=1).tolist()):
-            if chosen is None or position in chosen:
-                by_size.setdefault(tuple(sizes), []).append(position)
-        batches = [
-            positions[i : i + batch_size]
-            for positions in by_size.values()
-            for i in range(0, len(positions), batch_size)
-        ]
-        mine = batches[first::step]
-        self.batches = mine + [[]] * (-(-len(batches) // step) - len(mine))
-
-    def __len__(self) -> int:
-        return len(self.batches)
-
-    def __iter__(self) -> Iterator[Batch]:
-        yield from _ahead(self.batch, self.batches, 0 if self.windows.is_resident else self.num_workers)
-
-    def batch(self, positions: list[int]) -> Batch:
-        """The images at these positions, which have one size, as have their native masks; none without positions."""
-        if not positions:
-            none = torch.zeros(0, dtype=torch.int64, device=self.device)
-            return Batch(
-                none.new_zeros((0, self.spec.in_channels, 1, 1), dtype=torch.float32), none[:, None, None], none
-            )
-        starts, (height, width) = self.split.starts, self.split.sizes[positions[0]].tolist()
-        pixels = [self.windows.images[starts[i] : starts[i] + height * width] for i in positions]
-        images = torch.stack(pixels).to(self.device).view(len(positions), height, width, -1)
-        masks = torch.stack([torch.from_numpy(self.split.native_mask(i)) for i in positions])
-        index = torch.tensor(positions).to(self.device)
-        return Batch(to_input(images, self.spec), masks.to(self.device).long(), index)
-
-
-def _ahead(function: Callable[[S], T], arguments: Iterable[S], workers: int) -> Iterator[T]:
-    """``map`` that has threads work on the next arguments; order and results are those of ``map``.
-
-    Threads, not processes: gathering decoded bytes holds no Python lock, and nothing is copied between address spaces.
-    """
-    if workers == 0:
-        yield from map(function, arguments)
-        return
-    with ThreadPoolExecutor(workers) as pool:
-        pending: deque[Future[T]] = deque()
-        try:
-            for argument in arguments:
-                pending.append(pool.submit(function, argument))
-                if len(pending) > 2 * workers:
-                    yield pending.popleft().result()
-            while pending:
-                yield pending.popleft().result()
-        finally:  # an epoch may be left early
-            for future in pending:
-                future.cancel()
