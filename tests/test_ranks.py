@@ -420,30 +420,30 @@ def test_the_page_names_the_losses_that_can_be_divided(composer, option):
         (["trainer=fsdp", "trainer.accelerator=cpu"], ["trainer.strategy=fsdp needs a GPU", "Use trainer=ddp"]),
     ],
 )
-def test_what_cannot_be_shared_is_told_before_it_starts(composer, overrides, expected):
+def test_what_cannot_be_shared_is_told_before_it_starts(composed, overrides, expected):
     cpu = [] if any("accelerator" in key or key == "trainer=fsdp" for key in overrides) else ["trainer.accelerator=cpu"]
-    lines = value_mistakes(composer, *overrides, *cpu)
+    lines = value_mistakes(composed, *overrides, *cpu, memo={})
     assert len(lines) == 1, lines
     for part in expected:
         assert part in lines[0]
 
 
-def test_more_gpus_than_there_are(composer, monkeypatch):
+def test_more_gpus_than_there_are(composed, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     fixed = ["trainer.precision=32-true", "trainer.accelerator=gpu"]
-    assert value_mistakes(composer, "trainer=ddp", *fixed) == [
+    assert value_mistakes(composed, "trainer=ddp", *fixed, memo={}) == [
         "trainer.devices=2: torch sees 1 GPU here; use at most so many"
     ]
-    assert value_mistakes(composer, "trainer=ddp", "trainer.devices=1", *fixed) == []
+    assert value_mistakes(composed, "trainer=ddp", "trainer.devices=1", *fixed, memo={}) == []
 
 
-def test_what_fsdp_cannot_share(composer, monkeypatch):
+def test_what_fsdp_cannot_share(composed, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 8)
     keys = ["trainer=fsdp", "trainer.precision=32-true"]
-    assert value_mistakes(composer, *keys) == []
-    (line,) = value_mistakes(composer, *keys, "regime=pretrain")
+    assert value_mistakes(composed, *keys, memo={}) == []
+    (line,) = value_mistakes(composed, *keys, "regime=pretrain", memo={})
     assert "a regime of several stages or with a readout cannot work" in line
-    (line,) = value_mistakes(composer, *keys, "trainer.gradient_clip_val=1")
+    (line,) = value_mistakes(composed, *keys, "trainer.gradient_clip_val=1", memo={})
     assert "trainer.gradient_clip_val: under trainer.strategy=fsdp" in line

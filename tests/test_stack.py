@@ -16,7 +16,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from segsweep.check import mistakes
 from segsweep.check_stacking import stacking_mistakes
 from segsweep.checkpoints import HashedCheckpointIO
-from segsweep.config import build_model, job_part, settle
+from segsweep.config import build_model, settle
 from segsweep.guard import NotFiniteError, UpdateGuard
 from segsweep.stacked import StackedMember, StackedTask
 from segsweep.stacking import Stack
@@ -265,9 +265,9 @@ def test_on_a_gpu_only_the_bad_seed_is_held_back(stack, monkeypatch):
         (["trainer.stack_seeds=true"], "give 2 or more"),
     ],
 )
-def test_what_cannot_be_stacked_is_refused(composer, overrides, said):
-    cfg = composer("trainer=cpu", "trainer.precision=32-true", "trainer.stack_seeds=2", *overrides, hydra=True)
-    lines = [line for line in mistakes(job_part(cfg), cfg.hydra.runtime.choices) if "stack_seeds" in line]
+def test_what_cannot_be_stacked_is_refused(composed, overrides, said):
+    job = composed("trainer=cpu", "trainer.precision=32-true", "trainer.stack_seeds=2", *overrides)
+    lines = [line for line in mistakes(job.config, job.choices) if "stack_seeds" in line]
     assert len(lines) == 1
     assert said in lines[0]
     assert "stack_seeds" in lines[0].split(":")[0]

@@ -49,19 +49,20 @@ _INITIAL = {"init_from", "model", "data", "regime", "trainer"}  # what its check
 Memo = dict[str, list[str]]  # what was said of groups before; a sweep repeats most of them in every job
 
 
-def mistakes(cfg: DictConfig, choices: Choices) -> list[str]:
+def mistakes(cfg: DictConfig, choices: Choices, memo: Memo | None = None) -> list[str]:
     """All mistakes of a config, one line each: what, where, how to fix it.
 
     Args:
         cfg: the job's config, without Hydra's own node.
         choices: option of each group, to name the file that holds a default.
+        memo: carried from config to config, so that a group that was checked is not checked again.
     """
     lines = [*unknown_top_level(cfg), *_missing(cfg)]
     unresolved = [] if lines else list(_unresolved(cfg))
     if lines or unresolved:
         # What depends on a missing value cannot be checked; the other groups can.
-        return lines + unresolved + check_values(_without_missing(cfg), choices)
-    return check_values(settle(cfg), choices)
+        return lines + unresolved + check_values(_without_missing(cfg), choices, memo)
+    return check_values(settle(cfg), choices, memo)
 
 
 def unknown_top_level(cfg: Iterable[Any]) -> Iterator[str]:

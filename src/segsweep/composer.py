@@ -79,8 +79,22 @@ class Composer:
         """
         base = self.base(groups)
         config = copy.deepcopy(base.config)
+        OmegaConf.set_struct(config, True)  # as Hydra has it: only ``+key=`` adds one
         ConfigLoaderImpl._apply_overrides_to_config(list(values), config)
         return Composed(config, base.choices)
+
+    def job(self, overrides: Sequence[str]) -> Composed:
+        """The config that overrides as they were typed compose to, each of which has a single value.
+
+        Raises:
+            HydraException: one is none, or does not fit.
+        """
+        parsed = [(typed, self.parse(typed)) for typed in overrides]
+        # Of values only those of Hydra's own node are part of a base.
+        in_base = [typed.startswith("hydra.") or self.is_group(override) for typed, override in parsed]
+        groups = [typed for (typed, _), is_in in zip(parsed, in_base, strict=True) if is_in]
+        values = [override for (_, override), is_in in zip(parsed, in_base, strict=True) if not is_in]
+        return self.compose(groups, values)
 
 
 def compose_job(overrides: list[str]) -> tuple[DictConfig, dict[str, str]]:

@@ -11,8 +11,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from segsweep import CONF_DIR
 from segsweep.arguments import single_values
-from segsweep.composer import VERSION_BASE
-from segsweep.config import TOP_LEVEL, job_part
+from segsweep.composer import VERSION_BASE, Composer
+from segsweep.config import TOP_LEVEL
 from segsweep.hints import did_you_mean
 
 _EXTRAS = {"ray": "ray", "submitit_slurm": "slurm", "submitit_local": "slurm"}  # launchers of other packages
@@ -32,7 +32,7 @@ def all_mistakes(arguments: list[str]) -> list[str]:
     accepted: list[str] = []
     has_wrong_plugin = False
     with initialize_config_dir(str(CONF_DIR), version_base=VERSION_BASE):
-        loader = GlobalHydra.instance().config_loader()
+        composer, loader = Composer(), GlobalHydra.instance().config_loader()
         for argument in arguments:
             if argument.startswith("-"):
                 continue
@@ -43,7 +43,7 @@ def all_mistakes(arguments: list[str]) -> list[str]:
                 if len(values) > 1 and (why := _needs_one(argument, is_sweep)):
                     lines.append(f"{argument}: {why}; a list is written key=[a,b]")
                 for override in values:
-                    compose("train", [*accepted, override])
+                    composer.job([*accepted, override])
                 accepted += values[:1]
             except (HydraException, OmegaConfBaseException) as error:
                 lines.append(explain(argument, error, accepted))
@@ -51,8 +51,8 @@ def all_mistakes(arguments: list[str]) -> list[str]:
         if lines:
             from segsweep.check import mistakes
 
-            cfg = compose("train", accepted, return_hydra_config=True)
-            lines += mistakes(job_part(cfg), cfg.hydra.runtime.choices)
+            job = composer.job(accepted)
+            lines += mistakes(job.config, job.choices)
     return lines
 
 

@@ -121,14 +121,22 @@ def _try_data(plain: dict[str, Any], defaults: Defaults) -> list[str]:
 
 
 def _try_model(plain: dict[str, Any], defaults: Defaults) -> list[str]:
-    """Builds the model where tensors have shapes but no memory."""
+    return _trial("model", plain["model"], defaults, lambda: _model_without_memory(plain))
+
+
+_latest: list[Any] = []  # a model's node and the model: model and regime are tried with the same
+
+
+def _model_without_memory(plain: dict[str, Any]) -> Any:
+    """The model where tensors have shapes but no memory; it is only looked at."""
     import torch
 
-    def build() -> None:
+    node = arguments(plain, "model")
+    if not (_latest and _latest[0] == repr(node)):
         with torch.device("meta"):
-            make(arguments(plain, "model"))
-
-    return _trial("model", plain["model"], defaults, build)
+            model = make(node)
+        _latest[:] = repr(node), model.to("meta") if isinstance(model, torch.nn.Module) else model
+    return _latest[1]
 
 
 def _try_regime(plain: dict[str, Any], defaults: Defaults) -> list[str]:
@@ -144,8 +152,7 @@ def _try_regime(plain: dict[str, Any], defaults: Defaults) -> list[str]:
         try:
             names, mean, std = (tuple(data[key]) for key in ("class_names", "mean", "std"))
             spec = DataSpec(names, data["in_channels"], data["ignore_index"], mean, std, data["size"])
-            with torch.device("meta"):
-                model = make(arguments(plain, "model"))
+            model = _model_without_memory(plain)
         except Exception:  # the model and the data are told about where they are tried themselves
             return
         with torch.device("meta"):

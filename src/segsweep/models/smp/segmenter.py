@@ -7,7 +7,7 @@ How the data flows:
 
 import copy
 from contextlib import nullcontext
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -117,7 +117,8 @@ class SMP(nn.Module):
                 classes=num_classes,
                 **options,
             )
-        _drop_unused(network, in_channels)
+        kind = f"{make.__qualname__} {encoder_name} {in_channels} {sorted(options.items())}"
+        _drop_unused(network, in_channels, kind)
         self.arch = make.__name__
         halvings = 2 if self.arch == "DPT" else 1  # its decoder halves the last map of the encoder
         self.encoder = SMPEncoder(network.encoder, int(network.encoder.output_stride) * halvings)
@@ -148,24 +149,55 @@ class SMP(nn.Module):
         return SegmenterOutput(self.head(decoded)[..., : image.shape[-2], : image.shape[-1]])
 
 
-def _drop_unused(network: nn.Module, in_channels: int) -> None:
+class _Unused(NamedTuple):
+    """What of a network cannot change its output, by name."""
+
+    parameters: frozenset[str]
+    parts: frozenset[str]  # modules in which nothing is needed
+
+
+_known: dict[str, _Unused] = {}  # of networks built before: weights and classes make no difference
+
+
+def _drop_unused(network: nn.Module, in_channels: int, kind: str) -> None:
     """Leaves out modules that are never called, and freezes other parameters that cannot change the output."""
+    if kind not in _known:
+        _known[kind] = _unused(network, in_channels)
+    for name in _known[kind].parameters:
+        network.get_parameter(name).requires_grad_(False)
+    for part in _known[kind].parts:
+        network.set_submodule(part, nn.Identity())
+
+
+def _unused(network: nn.Module, in_channels: int) -> _Unused:
     probe = copy.deepcopy(network).to("meta").eval()
     called: set[str] = set()
     for name, module in probe.named_modules():
         module.register_forward_hook(lambda *_, name=name: called.add(f"{name}."))
-    parameters = dict(probe.named_parameters())
     try:
         output = probe(torch.empty(1, in_channels, _PROBE_PIXELS, _PROBE_PIXELS, device="meta"))
     except (AssertionError, RuntimeError):
-        return  # an encoder for one other size
-    gradients = torch.autograd.grad(output.sum(), list(parameters.values()), allow_unused=True)
-    unused = {name for name, gradient in zip(parameters, gradients, strict=True) if gradient is None}
+        return _Unused(frozenset(), frozenset())  # an encoder for one other size
+    reached = _leaves(output)
+    parameters = dict(probe.named_parameters())
+    unused = {name for name, parameter in parameters.items() if id(parameter) not in reached}
     needed = (parameters.keys() - unused) | called
-    for name in unused:
-        network.get_parameter(name).requires_grad_(False)
-    for part in {_whole_part(name, needed) for name in unused} - {None}:
-        network.set_submodule(str(part), nn.Identity())
+    return _Unused(frozenset(unused), frozenset(filter(None, (_whole_part(name, needed) for name in unused))))
+
+
+def _leaves(output: Tensor) -> set[int]:
+    """Identities of the parameters that a gradient of the output would reach."""
+    found: set[int] = set()
+    seen, nodes = set(), [output.grad_fn]
+    while nodes:
+        node = nodes.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if (leaf := getattr(node, "variable", None)) is not None:
+            found.add(id(leaf))
+        nodes += [before for before, _ in node.next_functions]
+    return found
 
 
 def _whole_part(name: str, needed: set[str]) -> str | None:
