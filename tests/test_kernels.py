@@ -1,5 +1,6 @@
 """Compiled loops against torch: what is read and written, sums, functions, rounding, and what is left to torch."""
 
+import platform
 import subprocess
 import sys
 
@@ -12,7 +13,17 @@ from torch.func import vmap
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from segsweep.hardware import pick_precision
-from segsweep.kernels import channel_pass, channels, classes, is_available, machine, resample, tiles, where_positive
+from segsweep.kernels import (
+    channel_pass,
+    channels,
+    classes,
+    confusion,
+    is_available,
+    machine,
+    resample,
+    tiles,
+    where_positive,
+)
 from segsweep.kernels.confusion import confusion_of
 from segsweep.kernels.functions import exp, larger, log
 
@@ -152,6 +163,7 @@ def test_logits_fit_class_by_class():
         logits_and_mask(torch.float64),
         logits_and_mask(size=(1, 3, 5, 6)),  # fewer pixels than a tile
         logits_and_mask(size=(0, 3, 5, 7)),
+        logits_and_mask(size=(1, 2**15 + 1, 4, 8)),  # more pairs of classes than int32 numbers
         (logits[0], mask),
         (logits.contiguous(memory_format=torch.channels_last), mask),
         *((logits, mask.to(dtype)) for dtype in (torch.uint8, torch.int32, torch.bool)),
@@ -192,11 +204,14 @@ def test_tensors_that_are_not_what_they_hold_are_not_read():
         fake = mode.from_tensor(x)
     seen.append(channels.fits(fake))
     seen.append(channels.fits(torch._neg_view(x)))
+    seen.append(channels.fits(torch._efficientzerotensor(x.shape).contiguous(memory_format=torch.channels_last)))
+    seen.append(channels.fits(torch._to_functional_tensor(x)))
+    torch.jit.trace(lambda one: seen.append(channels.fits(one)) or one, x, check_trace=False)
     with Followed():
         seen.append(channels.fits(x))
     with forward_ad.dual_level():
         seen.append(channels.fits(x))
-    assert seen == [False] * 6
+    assert seen == [False] * 9
     assert channels.fits(x)
 
 
@@ -293,7 +308,7 @@ def test_no_place_is_outside_memory(far):
         positions = torch.tensor([0.0, 1.0, 0.0, 0.0, 0.0, 1.0])
         positions[i] = far
         image, mask = resample.resampled(images, masks, positions.view(1, 2, 3), (4, 40), 255)
-        assert ((image - 0.2).abs() < 1e-6).sum() + image.isnan().sum() == image.numel()
+        assert ((image - 0.2).abs() < 1e-6).all()
         assert set(mask.unique().tolist()) <= {0, 255}
 
 
@@ -308,9 +323,36 @@ def test_what_is_resampled_belongs_together():
         (torch.zeros(2, 5, 6, 4).byte(), masks, positions, (4, 32)),
         (torch.zeros(1, 1, 3, 1).byte(), torch.zeros(1, 1, 3).byte(), positions[:1], (4, 32)),  # less than a word
     ]
+    given += [(images, masks, other, (4, 32)) for other in (positions.to("meta"), torch._neg_view(positions))]
+    for size in ((2**16, 2**15), (1, 2**24)):  # places and lengths that int32 and float32 do not know
+        large = torch.zeros(1, 1, 1, dtype=torch.uint8).expand(1, *size)
+        given.append((large[..., None], large, positions[:1], (4, 32)))
     for each in given:
         with pytest.raises(ValueError, match=r"images .* masks .* positions"):
             resample.resampled(*each, 255)
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="names of other CPUs of one kind")
+@pytest.mark.parametrize("cpu", ["haswell", "x86-64"])  # AVX2, SSE2
+def test_a_cpu_with_narrower_registers_computes_the_same(monkeypatch, cpu):
+    x, (logits, mask) = maps(CHANNELS, 2, 4, 4), logits_and_mask()
+    logits, mask = torch.randn_like(logits), torch.randint_like(mask, 3)
+    images, masks = torch.arange(240).byte().view(1, 8, 10, 3), torch.arange(80).byte().view(1, 8, 10)
+    places = torch.tensor([[[0.317, 0.2031, 0.1013], [0.4159, -0.0917, 0.2123]]])
+
+    def everything():
+        channel_sums = channel_pass(maps=2, writes=True, sums=2)(mixed.expression)([x, x], [torch.ones(CHANNELS)])
+        return *channel_sums, *resample.resampled(images, masks, places, (6, 32), 255), confusion_of(logits, mask)
+
+    expected, functions = everything(), (resample._resample, confusion._confusion)
+    monkeypatch.setattr(machine, "_processor", lambda: {"cpu": cpu, "features": ""})
+    for function in functions:
+        function.cache_clear()
+    found = everything()
+    for function in functions:
+        function.cache_clear()
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
 
 
 def test_what_cannot_be_compiled_is_left_to_torch(monkeypatch, caplog):

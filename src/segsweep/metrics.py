@@ -188,7 +188,12 @@ class Confusion:
         self._num_waiting = 0  # values
 
     def update(self, logits: Tensor, mask: Tensor) -> None:
-        """Adds a batch: logits (N, K, H, W) at the size of the mask (N, H, W); masks of K and more are left out."""
+        """Adds a batch.
+
+        Args:
+            logits: (N, K, H, W) at the size of the mask, K at most 256.
+            mask: (N, H, W) int64 in 0..255; what is K or more is left out.
+        """
         logits = logits.detach()
         self._num_waiting += logits.numel()
         if self._num_waiting < _MOST_WAITING and len(self._waiting) < _MOST_BATCHES:

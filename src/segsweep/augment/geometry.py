@@ -9,8 +9,9 @@ from torch import Tensor
 
 from segsweep.augment.draws import Draw, around_one, around_zero
 from segsweep.kernels import is_available, resample
+from segsweep.kernels.machine import reads
 
-_LEAST_PIXELS = 1 << 10  # of a window, not of a batch, on which what becomes of an image must not depend
+_LEAST_PIXELS = 1 << 10  # of a window, from which on a loop pays. Not of a batch: an image must not change with it
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ class Geometry:
         """
         if self._only_mirrors and images_NHWC.shape[1:3] == out:
             return self._mirrored(images_NHWC, masks_NHW, draws)
-        if self._is_compiled(images_NHWC, masks_NHW, out):
+        if self._is_compiled(images_NHWC, masks_NHW, draws, centre_N2, out):
             return resample.resampled(images_NHWC, masks_NHW, self._positions(draws, centre_N2, out), out, ignore_index)
         image = images_NHWC.permute(0, 3, 1, 2)
         grid = self._grid(draws, centre_N2, masks_NHW.shape[-2:], out)
@@ -71,10 +72,13 @@ class Geometry:
         return image.div_(255), mask[:, 0].add_(ignore_index).long()
 
     @staticmethod
-    def _is_compiled(images_NHWC: Tensor, masks_NHW: Tensor, out: tuple[int, int]) -> bool:
+    def _is_compiled(
+        images_NHWC: Tensor, masks_NHW: Tensor, draws: Tensor, centre_N2: Tensor, out: tuple[int, int]
+    ) -> bool:
         if masks_NHW.device.type != "cpu" or math.prod(masks_NHW.shape[1:]) < _LEAST_PIXELS:
             return False
-        return resample.fits(images_NHWC, masks_NHW, out) and is_available()
+        fits = resample.fits(images_NHWC, masks_NHW, out) and reads(draws) and reads(centre_N2)
+        return fits and is_available()
 
     def _mirrored(self, images_NHWC: Tensor, masks_NHW: Tensor, draws: Tensor) -> tuple[Tensor, Tensor]:
         for dim, draw, share in ((2, Draw.HFLIP, self.hflip), (1, Draw.VFLIP, self.vflip)):
@@ -106,7 +110,7 @@ class Geometry:
         return torch.view_as_real(grid)
 
     def _positions(self, draws: Tensor, centre_N2: Tensor, out: tuple[int, int]) -> Tensor:
-        """The same in pixels, as ``resampled`` takes it: (N, 2, 3)."""
+        """Source positions in pixels of the window, as ``resampled`` takes them: (N, 2, 3)."""
         shifts = [around_zero(draws, at, self.shift) for at in (Draw.SHIFT_Y, Draw.SHIFT_X)]
         columns = []
         for axis, (by_column, by_row) in enumerate(self._matrix(draws)):

@@ -25,7 +25,7 @@ def confusion_of(logits: Tensor, mask: Tensor) -> Tensor:
         mask: (N, H, W) int64; what is no class is left out.
 
     Returns:
-        (K, K) int64, truth in rows. The first class where several are equal; one that is NaN where there is any.
+        (K, K) int64, truth in rows. Of several equal classes the first one is the best, of those with NaN the last.
 
     Raises:
         ValueError: they do not fit.
@@ -35,7 +35,8 @@ def confusion_of(logits: Tensor, mask: Tensor) -> Tensor:
     mask = mask.contiguous()
     room = torch.empty(threads, classes, LANES, dtype=torch.float32, device=logits.device)
     counts = torch.zeros(threads, classes * classes + 1, dtype=torch.int64, device=logits.device)
-    machine.run(_confusion(logits.dtype), (*sizes(logits, -1), *addresses(logits, mask, room, counts)))
+    nothing = -1  # is ignored but what is no class
+    machine.run(_confusion(logits.dtype), (*sizes(logits, nothing), *addresses(logits, mask, room, counts)))
     return counts.sum(dim=0)[:-1].view(classes, classes)
 
 

@@ -41,13 +41,16 @@ def is_available() -> bool:
 
 
 def reads(x: Tensor) -> bool:
-    """Whether a tensor has values in this process's memory, as they are, and nobody follows what is done to it."""
+    """Whether a tensor is nothing but values in this process's memory, and nobody follows what is done to it.
+
+    Not so are sparse ones and those that are still to be negated, wrapped by another class, or zero without memory.
+    """
     if type(x) not in (Tensor, nn.Parameter) or x.device.type != "cpu" or x.layout != torch.strided:
         return False
-    if x.is_neg() or not torch._C._has_storage(x) or not x.numel():
+    if x.is_neg() or not torch._C._has_storage(x) or not x.numel() or not x.data_ptr():
         return False
     is_transformed = torch._C._functorch.peek_interpreter_stack() is not None or forward_ad._current_level >= 0
-    return not is_transformed and not torch._C._len_torch_dispatch_stack()
+    return not is_transformed and not torch._C._len_torch_dispatch_stack() and not torch.jit.is_tracing()
 
 
 @cache

@@ -12,16 +12,24 @@ from segsweep.kernels import machine
 from segsweep.kernels.functions import absolute, floor, larger, rounded
 from segsweep.kernels.writer import LANES, Lanes, Writer
 
-_WORD = 4  # bytes that are read at once: a pixel of up to three channels, and what follows it
+_WORD = 4  # bytes that are read at once, from a pixel's first on: images and masks must hold at least so many
+_MOST_PIXELS = 1 << 31  # of an image: places in it are int32
+_LONGEST_SIDE = 1 << 24  # pixels: float32 knows all whole numbers below
 
 
 def fits(images: Tensor, masks: Tensor, out: tuple[int, int]) -> bool:
-    """Whether images (N, H, W, C) and masks (N, H, W) can be read here, for a result of so many rows and columns."""
+    """Whether images (N, H, W, C) and masks (N, H, W) can be read here, for a result of so many rows and columns.
+
+    Of up to three channels, and with 32 columns or more.
+    """
     if out[0] < 1 or out[1] < LANES:
         return False
     if not (machine.reads(images) and machine.reads(masks)) or {images.dtype, masks.dtype} != {torch.uint8}:
         return False
-    return images.dim() == 4 and images.shape[:3] == masks.shape and images.shape[3] < _WORD <= masks.numel()
+    if images.dim() != 4 or images.shape[:3] != masks.shape or not images.shape[3] < _WORD <= masks.numel():
+        return False
+    _, height, width = masks.shape
+    return height * width < _MOST_PIXELS and max(height, width) < _LONGEST_SIDE
 
 
 def compile_functions() -> None:
@@ -41,18 +49,18 @@ def resampled(
         images: (N, H, W, C) uint8, which ``fits`` together with the masks.
         masks: (N, H, W) uint8.
         positions: (N, 2, 3) float32, y and x in pixels of the source: of the first pixel of the result, and what a row
-            further down and a column further right add to it.
+            further down and a column further right add to it. One that is no number is outside.
         out: (h, w) pixels of the result.
         ignore_index: value of a mask outside.
 
     Returns:
-        Images (N, C, h, w) float32 in 0..1, class by class in memory, and masks (N, h, w) int64.
+        Images (N, C, h, w) float32 in 0..1, contiguous, and masks (N, h, w) int64.
 
     Raises:
-        ValueError: they do not fit.
+        ValueError: they do not fit, or positions are not in this process's memory.
     """
     num, height, width, channels = images.shape
-    if not fits(images, masks, out) or positions.shape != (num, 2, 3):
+    if not (fits(images, masks, out) and machine.reads(positions)) or positions.shape != (num, 2, 3):
         raise ValueError(
             f"images {tuple(images.shape)}, masks {tuple(masks.shape)}, positions {tuple(positions.shape)}"
         )
@@ -70,7 +78,7 @@ class _Axis(NamedTuple):
     nearest: Any
     is_inside: Any  # whether that lies within the source
     first: Any  # the pixel at or before the place, which is mirrored at the edges
-    second: Any  # the next one, or the same at the last
+    second: Any  # the next one; at the last pixel, that one again
     share: Lanes  # of the second
 
     @classmethod
@@ -90,7 +98,7 @@ class _Axis(NamedTuple):
 
 
 def _within(x: Lanes, last: Lanes) -> Lanes:
-    """From 0 to the last; 0 if it is no number."""
+    """From 0 to the last, 0 if it is no number: it can always be made an int32, and lies in the image."""
     x = larger(x.writer.number(0.0), x)
     return x.writer.where(x.writer.is_less(last, x), last, x)
 
@@ -108,9 +116,12 @@ def _resample(channels: int) -> int:
     sides = [Lanes(to, to.spread(build.sitofp(side, to.float32))) for side in (height, width)]
     wide = to.spread(build.trunc(width, to.int32))
 
-    def bytes_at(array: Any, number: Any, place: Any, size: int) -> Any:
-        """Words that begin with the bytes of pixels; those of the very last ones end with them, and are shifted."""
-        place = build.add(to.widest(place), to.spread(build.mul(number, pixels)))
+    def bytes_at(array: Any, number: Any, within: Any, size: int) -> Any:
+        """An int32 for each pixel of an image, whose lowest bytes are the pixel's.
+
+        Where four bytes from there on would reach beyond the array, its last four are read and shifted down.
+        """
+        place = build.add(to.widest(within), to.spread(build.mul(number, pixels)))
         at = build.mul(place, to.spread(to.int64(size)))
         last = to.spread(build.sub(build.mul(build.mul(num, pixels), to.int64(size)), to.int64(_WORD)))
         allowed = build.select(build.icmp_signed("<", at, last), at, last)

@@ -15,6 +15,7 @@ from torch import Tensor
 from segsweep.kernels import machine
 from segsweep.kernels.writer import LANES, Lanes, Writer
 
+_MOST_CLASSES = 1 << 15  # pairs of them are counted in int32
 LEAST_VALUES = 1 << 17  # of logits: with less to do, compiling a loop is not worth its while
 
 
@@ -34,8 +35,9 @@ def fits(logits: Tensor, mask: Tensor) -> bool:
         return False
     if logits.dtype not in (torch.bfloat16, torch.float32) or mask.dtype != torch.int64:
         return False
-    num, _, height, width = logits.shape
-    return logits.is_contiguous() and mask.shape == (num, height, width) and height * width >= LANES
+    num, classes, height, width = logits.shape
+    is_right = logits.is_contiguous() and mask.shape == (num, height, width)
+    return is_right and height * width >= LANES and classes <= _MOST_CLASSES
 
 
 def check(logits: Tensor, mask: Tensor) -> None:
@@ -65,14 +67,14 @@ class Arrays(NamedTuple):
     logits: Any
     mask: Any
     room: Any
-    at_room: Any  # where the thread's begins
+    at_room: Any  # where the thread's part of it begins
     thread: Any
     start: Any  # the thread's first tile
     end: Any
 
     @classmethod
     def written(cls, to: Writer, dtype: torch.dtype, rooms: int) -> Arrays:
-        """Reads the arguments; the room of a thread has place for so many maps of a tile."""
+        """Reads the arguments; a thread's part of the room are ``rooms`` x K x 32 values."""
         build = to.builder
         num, classes, pixels, ignored = (to.argument() for _ in range(4))
         logits = to.pointer(to.kind(dtype))
