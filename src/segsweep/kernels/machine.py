@@ -47,10 +47,12 @@ def reads(x: Tensor) -> bool:
     """
     if type(x) not in (Tensor, nn.Parameter) or x.device.type != "cpu" or x.layout != torch.strided:
         return False
+    if torch._C._get_tracing_state() is not None:  # then sizes are no numbers
+        return False
     if x.is_neg() or not torch._C._has_storage(x) or not x.numel() or not x.data_ptr():
         return False
     is_transformed = torch._C._functorch.peek_interpreter_stack() is not None or forward_ad._current_level >= 0
-    return not is_transformed and not torch._C._len_torch_dispatch_stack() and not torch.jit.is_tracing()
+    return not is_transformed and not torch._C._len_torch_dispatch_stack()
 
 
 @cache
