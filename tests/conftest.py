@@ -1,5 +1,7 @@
 """Shared fixtures: a private data cache, and configs composed as the command line would compose them."""
 
+from __future__ import annotations
+
 import gc
 import json
 import logging
@@ -10,6 +12,7 @@ import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -21,20 +24,21 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-import torch
 from hydra import initialize_config_dir
 from hydra._internal.sources_registry import SourcesRegistry
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.plugins import Plugins
 from omegaconf import DictConfig
-from tensorboard.summary.writer.event_file_writer import AtomicCounter
-from torch import Tensor
 
-from segsweep import CONF_DIR, callbacks
+from segsweep import CONF_DIR
 from segsweep.composer import Composed, Composer
-from segsweep.task import Task
 from segsweep.train import train
-from segsweep.types import Batch
+
+# Below, torch is imported where it is used: it takes seconds, and the process that hands out tests does without.
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from segsweep.types import Batch
 
 # A scene or two of everything: what is under test is the plumbing, not the accuracy.
 TINY = [
@@ -83,12 +87,18 @@ def timeless(metrics: dict) -> dict:
 
 def batch_of(mask: Tensor, image: Tensor | None = None) -> Batch:
     """A batch with these masks (N, H, W), and grey images of nothing unless given."""
+    import torch
+
+    from segsweep.types import Batch
+
     return Batch(torch.zeros(len(mask), 1, *mask.shape[1:]) if image is None else image, mask, torch.arange(len(mask)))
 
 
 @pytest.fixture
 def example() -> tuple[Tensor, Tensor]:
     """Logits (2, 11, 6, 5) and a mask that shows all 11 classes."""
+    import torch
+
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(2, 11, 6, 5, generator=generator)
     return logits, torch.randint(0, 11, (2, 6, 5), generator=generator)
@@ -110,6 +120,10 @@ def _speed_is_measured_in_a_moment() -> Iterator[None]:
 @pytest.fixture(scope="session", autouse=True)
 def _no_continued_run_waits() -> Iterator[None]:
     """For a later second in a name of events: numbers of one length put files of one process in order."""
+    from tensorboard.summary.writer.event_file_writer import AtomicCounter
+
+    from segsweep import callbacks
+
     wait = callbacks._wait_for_a_later_name
 
     def wait_for_others(folder):
@@ -231,6 +245,8 @@ def interrupted(monkeypatch):
 
     @contextmanager
     def interrupt(before_epoch: int):
+        from segsweep.task import Task
+
         original = Task.on_train_epoch_start
 
         def stop(self):
