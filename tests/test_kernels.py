@@ -21,6 +21,7 @@ from segsweep.kernels import (
     is_available,
     machine,
     resample,
+    standardise,
     tiles,
     where_positive,
 )
@@ -333,19 +334,58 @@ def test_what_is_resampled_belongs_together():
             resample.resampled(*each, 255)
 
 
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("size", [(1, 4, 8), (3, 5, 7), (2, 33, 31), (5, 64, 64)])
+def test_images_are_standardised_to_the_last_bit_as_torch_does(size, threads):
+    image = torch.rand(size[0], 3, *size[1:], generator=torch.Generator().manual_seed(0))
+    image[0, 0, 0, :3] = torch.tensor([torch.nan, torch.inf, -0.0])
+    mean, scale = torch.tensor([0.485, 0.456, 0.406]), 1 / torch.tensor([0.229, 0.224, 0.225])
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        found = standardise.standardised(image, mean, scale)
+    finally:
+        torch.set_num_threads(before)
+    expected = (image - mean.view(3, 1, 1)) * scale.view(3, 1, 1)
+    assert found.is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(found.view(torch.int32), expected.view(torch.int32))
+
+
+def test_what_is_standardised_are_images_in_colour():
+    image, three = torch.zeros(2, 3, 8, 8), torch.ones(3)
+    given = [
+        (image.double(), three, three),
+        (image[:, :1], three, three),
+        (image[0], three, three),
+        (image.contiguous(memory_format=torch.channels_last), three, three),
+        (image[..., :4], three, three),
+        (torch.zeros(2, 3, 5, 6), three, three),  # fewer pixels than a row of lanes
+        (image, three[:1], three),
+        (image, three, three.double()),
+        (image, three.to("meta"), three),
+    ]
+    for each in given:
+        with pytest.raises(ValueError, match=r"images .* means and .* scales"):
+            standardise.standardised(*each)
+    assert not standardise.pays(image)  # too little to do
+    assert standardise.pays(torch.zeros(2, 3, 256, 256))
+
+
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="names of other CPUs of one kind")
 @pytest.mark.parametrize("cpu", ["haswell", "x86-64"])  # AVX2, SSE2
 def test_a_cpu_with_narrower_registers_computes_the_same(monkeypatch, cpu):
     x, (logits, mask) = maps(CHANNELS, 2, 4, 4), logits_and_mask()
     logits, mask = torch.randn_like(logits), torch.randint_like(mask, 3)
     images, masks = torch.arange(240).byte().view(1, 8, 10, 3), torch.arange(80).byte().view(1, 8, 10)
+    statistics = torch.tensor([[0.485, 0.456, 0.406], [4.367, 4.464, 4.444]])
     places = torch.tensor([[[0.317, 0.2031, 0.1013], [0.4159, -0.0917, 0.2123]]])
 
     def everything():
         channel_sums = channel_pass(maps=2, writes=True, sums=2)(mixed.expression)([x, x], [torch.ones(CHANNELS)])
-        return *channel_sums, *resample.resampled(images, masks, places, (6, 32), 255), confusion_of(logits, mask)
+        image, seen = resample.resampled(images, masks, places, (6, 32), 255)
+        return *channel_sums, seen, confusion_of(logits, mask), standardise.standardised(image, *statistics)
 
-    expected, functions = everything(), (resample._resample, confusion._confusion)
+    expected, functions = everything(), (resample._resample, confusion._confusion, standardise._standardise)
     monkeypatch.setattr(machine, "_processor", lambda: {"cpu": cpu, "features": ""})
     for function in functions:
         function.cache_clear()

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from segsweep.models import repetition
-from segsweep.models.smp import SMP
+from segsweep.models.smp import SMP, segmenter
 
 smp = pytest.importorskip("segmentation_models_pytorch")
 
@@ -119,6 +119,17 @@ def test_parts_that_do_nothing_are_left_out():
             "DPT", "tu-test_vit", options={"decoder_intermediate_channels": [8, 8, 8, 8]}
         ).encoder.body.model.state_dict()
     )  # timm's classifier
+
+
+def test_what_does_nothing_is_looked_for_once_for_networks_of_one_kind(monkeypatch):
+    first = build("PSPNet", "resnet18")
+    monkeypatch.setattr(segmenter, "_unused", lambda *_: pytest.fail("looked for again"))
+    again = build("PSPNet", "resnet18")
+    assert [*again.state_dict()] == [*first.state_dict()]
+    assert [p.requires_grad for p in again.parameters()] == [p.requires_grad for p in first.parameters()]
+    for other in ({"in_channels": 1}, {"options": {"psp_out_channels": 64}}, {"encoder_name": "resnet34"}):
+        with pytest.raises(pytest.fail.Exception, match="looked for again"):
+            build(**{"arch": "PSPNet", "encoder_name": "resnet18", **other})
 
 
 def test_one_image_that_cannot_be_normalised_is_explained():

@@ -41,12 +41,15 @@ class Intensity:
         """Optics first, then light, then the sensor; overwrites both tensors, and the mask only where it cuts out.
 
         Shape:
-            image (N, C, h, w) float32 in 0..1, contiguous, and mask (N, h, w) int64, both as they come in.
+            image (N, C, h, w) float32 in 0..1, contiguous, and mask (N, h, w) int64, both as they come in. New values may
+            lie outside 0..1.
         """
         if self.blur:
             image = _blur(image, draws[:, Draw.BLUR, None] * self.blur, radius=math.ceil(2 * self.blur))
         if self._recolours:
-            image = self._recolour(image, draws).clamp_(0, 1)
+            image = self._recolour(image, draws)
+            if self.gamma != 1 or self.noise:  # else that of the caller is enough
+                image.clamp_(0, 1)
         if self.gamma != 1:
             # Not pow_: on a CPU it rounds differently where a thread's share ends, which depends on the batch.
             image.log_().mul_(_per_image(around_one(draws, Draw.GAMMA, self.gamma))).exp_()

@@ -8,6 +8,7 @@ from PIL import Image
 from torch import Tensor
 
 from segsweep.data.source import Pixels
+from segsweep.kernels import standardise as standardise_kernel
 from segsweep.types import DataSpec
 
 
@@ -38,6 +39,16 @@ def standardise(image: Tensor, spec: DataSpec) -> Tensor:
     """(N, C, H, W) in place, from intensities in 0..1 to mean 0 and standard deviation 1 by the data's statistics."""
     mean, scale = _statistics(spec.mean, spec.std, image.device)
     return image.sub_(mean).mul_(scale)
+
+
+def to_trained(image: Tensor, spec: DataSpec) -> Tensor:
+    """(N, C, H, W) like that, overwritten or not, in the memory format that models are trained in.
+
+    Not before: what is done to an image channel by channel is several times as fast on a CPU.
+    """
+    if standardise_kernel.pays(image):
+        return standardise_kernel.standardised(image, *_statistics(spec.mean, spec.std, image.device))
+    return standardise(image, spec).contiguous(memory_format=torch.channels_last)
 
 
 @lru_cache

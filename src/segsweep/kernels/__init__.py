@@ -12,6 +12,7 @@ it reads each map once:
     classes.py    their softmax, summed over the pixels of each class
     confusion.py  counts of pairs of true and best class
     resample.py   images and masks of bytes at other positions
+    standardise.py  images from channel by channel to pixel by pixel
 
 Linux alone: elsewhere, and without llvmlite, ``is_available`` says so, and whoever asks goes torch's way.
 """

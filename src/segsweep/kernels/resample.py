@@ -13,7 +13,7 @@ from segsweep.kernels.functions import absolute, floor, larger, rounded
 from segsweep.kernels.writer import LANES, Lanes, Writer
 
 _WORD = 4  # bytes that are read at once, from a pixel's first on: images and masks must hold at least so many
-_MOST_PIXELS = 1 << 31  # of an image: places in it are int32
+_MOST_BYTES = (1 << 31) - 1  # of an image: places in it are int32
 _LONGEST_SIDE = 1 << 24  # pixels: float32 knows all whole numbers below
 
 
@@ -29,7 +29,7 @@ def fits(images: Tensor, masks: Tensor, out: tuple[int, int]) -> bool:
     if images.dim() != 4 or images.shape[:3] != masks.shape or not images.shape[3] < _WORD <= masks.numel():
         return False
     _, height, width = masks.shape
-    return height * width < _MOST_PIXELS and max(height, width) < _LONGEST_SIDE
+    return height * width * images.shape[3] <= _MOST_BYTES and max(height, width) < _LONGEST_SIDE
 
 
 def compile_functions() -> None:
@@ -121,12 +121,14 @@ def _resample(channels: int) -> int:
 
         Where four bytes from there on would reach beyond the array, its last four are read and shifted down.
         """
-        place = build.add(to.widest(within), to.spread(build.mul(number, pixels)))
-        at = build.mul(place, to.spread(to.int64(size)))
-        last = to.spread(build.sub(build.mul(build.mul(num, pixels), to.int64(size)), to.int64(_WORD)))
+        image = build.mul(pixels, to.int64(size))
+        start = build.mul(number, image)
+        last = build.sub(build.sub(build.mul(num, image), start), to.int64(_WORD))  # from here to the array's last four
+        last = to.spread(build.trunc(to.least(last, to.int64(_MOST_BYTES)), to.int32))
+        at = build.mul(within, to.constant(size, to.int32))
         allowed = build.select(build.icmp_signed("<", at, last), at, last)
-        shift = build.mul(build.trunc(build.sub(at, allowed), to.vector(to.int32)), to.constant(8, to.int32))
-        return build.lshr(to.gathered(build.add(allowed, to.spread(array))), shift)
+        shift = build.shl(build.sub(at, allowed), to.constant(3, to.int32))
+        return build.lshr(to.gathered(build.add(to.widest(allowed), to.spread(build.add(array, start)))), shift)
 
     with to.loop(start, end, one) as line:
         number, row = build.sdiv(line.number, rows), build.srem(line.number, rows)

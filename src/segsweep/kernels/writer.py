@@ -5,7 +5,7 @@ bf16 is the upper half of a float32: it is widened by a shift, and made by round
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -213,14 +213,25 @@ class Writer:
     def load(self, values: Any, at: Any) -> Any:
         """``LANES`` values of an array, from a place on."""
         kind = values.type.pointee
-        return self.builder.load(self._place(values, at), align=self._size(kind))
+        place = self.builder.bitcast(self.builder.gep(values, [at]), self.vector(kind).as_pointer())
+        return self.builder.load(place, align=self._size(kind))
 
     def store(self, vector: Any, values: Any, at: Any) -> None:
-        """Puts ``LANES`` values into an array, from a place on."""
-        self.builder.store(vector, self._place(values, at), align=self._size(values.type.pointee))
+        """Puts a vector's values into an array, from a place on."""
+        place = self.builder.bitcast(self.builder.gep(values, [at]), vector.type.as_pointer())
+        self.builder.store(vector, place, align=self._size(values.type.pointee))
 
-    def _place(self, values: Any, at: Any) -> Any:
-        return self.builder.bitcast(self.builder.gep(values, [at]), self.vector(values.type.pointee).as_pointer())
+    def interleaved(self, vectors: Sequence[Any]) -> Any:
+        """The first values of three vectors, their second ones, and so on: three times ``LANES`` values."""
+        one, other, third = vectors
+        build, size = self.builder, 2 * LANES
+        nothing = self.ir.Constant(one.type, self.ir.Undefined)
+        halves = [build.shuffle_vector(*pair, self._numbers(range(size))) for pair in ((one, other), (third, nothing))]
+        return build.shuffle_vector(*halves, self._numbers(k * LANES + i for i in range(LANES) for k in range(3)))
+
+    def _numbers(self, values: Iterable[int]) -> Any:
+        values = list(values)
+        return self.ir.Constant(self.ir.VectorType(self.int32, len(values)), values)
 
     def _size(self, kind: Any) -> int:
         return {self.half: 2, self.int32: 4, self.float32: 4, self.float64: 8, self.int64: 8}[kind]

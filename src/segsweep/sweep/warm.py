@@ -25,11 +25,11 @@ if any("multiprocessing.forkserver" in argument for argument in sys.orig_argv): 
 
     with contextlib.suppress(Exception):
         from segsweep.hardware import pick_precision
-        from segsweep.kernels import classes, confusion, is_available, resample
+        from segsweep.kernels import classes, confusion, is_available, resample, standardise
         from segsweep.models.normalisation import compile_passes
 
         if pick_precision("cpu") == "bf16-mixed" and is_available():
-            for module in (classes, confusion, resample):
+            for module in (classes, confusion, resample, standardise):
                 module.compile_functions()
             compile_passes()
 
