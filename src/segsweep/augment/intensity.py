@@ -41,7 +41,7 @@ class Intensity:
         """Optics first, then light, then the sensor; overwrites both tensors, and the mask only where it cuts out.
 
         Shape:
-            image (N, C, h, w) float32 in 0..1, contiguous, and mask (N, h, w) int64, both as they come in. New values may
+            image (N, C, h, w) float32 in 0..1, contiguous, and mask (N, h, w) int64, as they come in. New values may
             lie outside 0..1.
         """
         if self.blur:

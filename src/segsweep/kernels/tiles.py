@@ -53,7 +53,7 @@ def sizes(logits: Tensor, ignore_index: int) -> tuple[int, ...]:
 
 
 def addresses(*tensors: Tensor) -> tuple[int, ...]:
-    """The arguments behind these; logits, mask and room come first."""
+    """The arguments behind these; logits, mask and, if any, room come first."""
     return tuple(x.data_ptr() for x in tensors)
 
 
@@ -66,19 +66,19 @@ class Arrays(NamedTuple):
     ignored: Any
     logits: Any
     mask: Any
-    room: Any
+    room: Any  # for values of a tile that a loop keeps for its next one, None without
     at_room: Any  # where the thread's part of it begins
     thread: Any
     start: Any  # the thread's first tile
     end: Any
 
     @classmethod
-    def written(cls, to: Writer, dtype: torch.dtype, rooms: int) -> Arrays:
+    def written(cls, to: Writer, dtype: torch.dtype, rooms: int = 0) -> Arrays:
         """Reads the arguments; a thread's part of the room are ``rooms`` x K x 32 values."""
         build = to.builder
         num, classes, pixels, ignored = (to.argument() for _ in range(4))
         logits = to.pointer(to.kind(dtype))
-        mask, room = to.pointer(to.int64), to.pointer(to.float32)
+        mask, room = to.pointer(to.int64), to.pointer(to.float32) if rooms else None
         tiles = build.sdiv(build.add(pixels, to.int64(LANES - 1)), to.int64(LANES))
         thread, start, end = to.share(build.mul(num, tiles))
         at_room = build.mul(thread, build.mul(classes, to.int64(rooms * LANES)))
