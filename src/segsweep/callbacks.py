@@ -16,7 +16,7 @@ from segsweep.cost import peak_memory_mb
 from segsweep.files import write_atomic
 from segsweep.metrics import best_is
 
-_SECONDS_BETWEEN_DRAWINGS = 0.25
+_SECONDS_BETWEEN_DRAWINGS = 0.5
 
 
 class RunLogger(TensorBoardLogger):
@@ -200,7 +200,7 @@ def early_stopping(monitor: str, patience: int | None, threshold: float | None) 
 
 
 class ProgressBar(RichProgressBar):
-    """Lightning's, drawn four times a second at most: drawing takes longer than many a step."""
+    """Lightning's, drawn twice a second at most: drawing takes longer than many a step."""
 
     _drawn = 0.0
 
@@ -231,4 +231,6 @@ class ProgressBar(RichProgressBar):
 
 def progress_bar() -> list[RichProgressBar]:
     """A bar if somebody is looking at a terminal."""
-    return [ProgressBar()] if sys.stdout.isatty() else []
+    # How often a thread looks whether to draw: by default 100 times a second, each of which threads that compute wait for.
+    rate = round(1 / _SECONDS_BETWEEN_DRAWINGS)
+    return [ProgressBar(refresh_rate=rate)] if sys.stdout.isatty() else []
