@@ -231,6 +231,6 @@ class ProgressBar(RichProgressBar):
 
 def progress_bar() -> list[RichProgressBar]:
     """A bar if somebody is looking at a terminal."""
-    # How often a thread looks whether to draw: by default 100 times a second, each of which threads that compute wait for.
+    # How often a thread looks whether to draw: 100 times a second by default, and threads that compute wait for it.
     rate = round(1 / _SECONDS_BETWEEN_DRAWINGS)
     return [ProgressBar(refresh_rate=rate)] if sys.stdout.isatty() else []
