@@ -89,19 +89,22 @@ class Composer:
         Raises:
             HydraException: one is none, or does not fit.
         """
-        parsed = [(typed, self.parse(typed)) for typed in overrides]
-        # Of values only those of Hydra's own node are part of a base.
-        in_base = [typed.startswith("hydra.") or self.is_group(override) for typed, override in parsed]
-        groups = [typed for (typed, _), is_in in zip(parsed, in_base, strict=True) if is_in]
-        values = [override for (_, override), is_in in zip(parsed, in_base, strict=True) if not is_in]
+        groups, values = [], []
+        for typed in overrides:
+            override = self.parse(typed)
+            # Of values only those of Hydra's own node are part of a base.
+            if typed.startswith("hydra.") or self.is_group(override):
+                groups.append(typed)
+            else:
+                values.append(override)
         return self.compose(groups, values)
 
 
 def compose_job(overrides: list[str]) -> tuple[DictConfig, dict[str, str]]:
     """Composes the config of one job outside Hydra's own app: the config and the option of each group."""
     with initialize_config_dir(str(CONF_DIR), version_base=VERSION_BASE):
-        cfg = compose("train", overrides, return_hydra_config=True)
-    return job_part(cfg), dict(cfg.hydra.runtime.choices)
+        job = Composer().job(overrides)
+    return job.config, job.choices
 
 
 def has_key(config: DictConfig, key: str) -> bool:

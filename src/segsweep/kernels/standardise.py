@@ -9,15 +9,15 @@ import torch
 from torch import Tensor
 
 from segsweep.kernels import machine
+from segsweep.kernels.tiles import LEAST_VALUES, number_of, place_of
 from segsweep.kernels.writer import LANES, Lanes, Writer
 
 _CHANNELS = 3
-_LEAST_VALUES = 1 << 17  # with less to do, compiling a loop is not worth its while
 
 
 def pays(image: Tensor) -> bool:
     """Whether images (N, 3, H, W) float32, contiguous, can be read here, and there is enough to do."""
-    return image.numel() >= _LEAST_VALUES and fits(image) and machine.is_available()
+    return image.numel() >= LEAST_VALUES and fits(image) and machine.is_available()
 
 
 def fits(image: Tensor) -> bool:
@@ -65,16 +65,14 @@ def _standardise() -> int:
     build, one, channels = to.builder, to.int64(1), to.int64(_CHANNELS)
     num, pixels = to.argument(), to.argument()
     image, mean, scale, result = (to.pointer(to.float32) for _ in range(4))
-    tiles = build.sdiv(build.add(pixels, to.int64(LANES - 1)), to.int64(LANES))
+    tiles = number_of(to, pixels)
     _, start, end = to.share(build.mul(num, tiles))
     of_channels = [
         [Lanes(to, to.spread(build.load(build.gep(values, [to.int64(c)])))) for c in range(_CHANNELS)]
         for values in (mean, scale)
     ]
     with to.loop(start, end, one) as tile:
-        number, wanted = build.sdiv(tile.number, tiles), build.srem(tile.number, tiles)
-        # The last one of an image reaches back into the one before.
-        pixel = to.least(build.mul(wanted, to.int64(LANES)), build.sub(pixels, to.int64(LANES)))
+        number, _, pixel = place_of(to, tile.number, tiles, pixels)
         first = build.mul(build.mul(number, channels), pixels)
         planes: list[Any] = []
         for c, (middle, factor) in enumerate(zip(*of_channels, strict=True)):

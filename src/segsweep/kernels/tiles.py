@@ -16,7 +16,7 @@ from segsweep.kernels import machine
 from segsweep.kernels.writer import LANES, Lanes, Writer
 
 _MOST_CLASSES = 1 << 15  # pairs of them are counted in int32
-LEAST_VALUES = 1 << 17  # of logits: with less to do, compiling a loop is not worth its while
+LEAST_VALUES = 1 << 17  # of logits or images: with less to do, compiling a loop is not worth its while
 
 
 def pays(logits: Tensor, mask: Tensor) -> bool:
@@ -57,6 +57,18 @@ def addresses(*tensors: Tensor) -> tuple[int, ...]:
     return tuple(x.data_ptr() for x in tensors)
 
 
+def number_of(to: Writer, pixels: Any) -> Any:
+    """How many tiles an image of so many pixels has."""
+    return to.builder.sdiv(to.builder.add(pixels, to.int64(LANES - 1)), to.int64(LANES))
+
+
+def place_of(to: Writer, number: Any, tiles: Any, pixels: Any) -> tuple[Any, Any, Any]:
+    """Of one of all images' tiles: its image, the first pixel there that is new, and the first one that is read."""
+    build = to.builder
+    image, wanted = build.sdiv(number, tiles), build.mul(build.srem(number, tiles), to.int64(LANES))
+    return image, wanted, to.least(wanted, build.sub(pixels, to.int64(LANES)))
+
+
 class Arrays(NamedTuple):
     """What every loop gets as arguments, and what of it is the thread's."""
 
@@ -79,7 +91,7 @@ class Arrays(NamedTuple):
         num, classes, pixels, ignored = (to.argument() for _ in range(4))
         logits = to.pointer(to.kind(dtype))
         mask, room = to.pointer(to.int64), to.pointer(to.float32) if rooms else None
-        tiles = build.sdiv(build.add(pixels, to.int64(LANES - 1)), to.int64(LANES))
+        tiles = number_of(to, pixels)
         thread, start, end = to.share(build.mul(num, tiles))
         at_room = build.mul(thread, build.mul(classes, to.int64(rooms * LANES)))
         return cls(classes, pixels, tiles, ignored, logits, mask, room, at_room, thread, start, end)
@@ -97,9 +109,7 @@ class Tile:
     def __init__(self, to: Writer, arrays: Arrays, number: Any) -> None:
         build = to.builder
         self.to, self.arrays = to, arrays
-        image, wanted = build.sdiv(number, arrays.tiles), build.srem(number, arrays.tiles)
-        wanted = build.mul(wanted, to.int64(LANES))
-        pixel = to.least(wanted, build.sub(arrays.pixels, to.int64(LANES)))
+        image, wanted, pixel = place_of(to, number, arrays.tiles, arrays.pixels)
         self.is_new = build.icmp_signed(">=", to.counted(to.int64), to.spread(build.sub(wanted, pixel)))
         self.first = build.add(build.mul(image, build.mul(arrays.classes, arrays.pixels)), pixel)
         mask = to.load(arrays.mask, build.add(build.mul(image, arrays.pixels), pixel))
