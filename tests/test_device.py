@@ -1,105 +1,256 @@
-"""On an accelerator the host must not wait in a step; it agrees with the CPU."""
+"""On an accelerator the host must not wait in a step, and a run is that of the CPU; on a pretended one, and on CUDA."""
 
 import warnings
+from contextlib import contextmanager
 
+import numpy as np
 import pytest
-import pytorch_lightning as pl
 import torch
+from pytorch_lightning.accelerators import CPUAccelerator
+from pytorch_lightning.loops.training_epoch_loop import _TrainingEpochLoop
+from pytorch_lightning.strategies import SingleDeviceStrategy
 
-from segsweep import config, counting
+import segsweep
+from segsweep import config, counting, strategies
+from segsweep.augment import geometry
 from segsweep.curves import ScoreCounts
 from segsweep.guard import UpdateGuard
+from segsweep.kernels import machine
+from segsweep.metrics import Confusion
+from segsweep.models import normalisation
+from segsweep.predict import predictor
 from segsweep.types import SegmenterOutput
-from tests.conftest import batch_of, loss_overrides, options
+from tests.conftest import batch_of, history, loss_overrides, options, quick_ones
+from tests.pretended import THERE, Pretended
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here: see scripts/gpu_check.sh")
 IGNORED = 255
+QUICK_MODELS = ("conv_autoencoder", "dense_cnn", "reseg", "unet")
+FEW_LABELS = ("model=conv_autoencoder", "data.labelled_fraction=0.5")
+# A teacher and a run to prune are runs of their own: their regimes train as "supervised" does.
+REGIMES = [name for name in options("regime") if name not in ("distill", "prune")]
+RUNS = [
+    *(f"augment={name}" for name in options("augment")),
+    *("data.storage=memory", "data.tile=[32,32]", "data.crop=[32,32] data.crop_balance=0.5"),
+    *("trainer.ema=0.9", "trainer.accumulate_grad_batches=2", "scheduler=plateau", "scheduler=one_cycle"),
+]
+NO_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here: see scripts/gpu_check.sh")
 
 
-@pytest.fixture
-def _no_waiting():
-    yield
-    torch.cuda.set_sync_debug_mode("default")
+class PretendedDevice:
+    """Everything that is done in a test is done with it there."""
+
+    place = THERE
+    trainer = ("trainer=cpu", "trainer.precision=32-true", "optimizer.fused=false")
+
+    def __init__(self, mode):
+        self._mode = mode
+
+    @contextmanager
+    def forbids_waiting(self):
+        before = len(self._mode.waits)
+        yield
+        assert self._mode.waits[before:] == []
 
 
-@pytest.mark.usefixtures("_no_waiting")
+class Cuda:
+    place = torch.device("cuda")
+    trainer = ("trainer=gpu",)
+
+    @contextmanager
+    def forbids_waiting(self):
+        torch.cuda.set_sync_debug_mode("warn")
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            try:
+                yield
+            finally:
+                torch.cuda.set_sync_debug_mode("default")
+        assert [str(one.message) for one in caught if "synchroniz" in str(one.message)] == []
+
+
+@contextmanager
+def pretended(monkeypatch):
+    """Runs train on the pretended device."""
+    with monkeypatch.context() as patch, Pretended() as mode:
+        patch.setattr(torch, "inference_mode", torch.no_grad)  # torch has no wrapped tensors in it
+        patch.setattr(strategies, "strategy", lambda name: SingleDeviceStrategy(device=THERE))
+        patch.setattr(CPUAccelerator, "setup_device", lambda self, device: None)
+        yield PretendedDevice(mode)
+
+
+@pytest.fixture(params=["pretended", pytest.param("cuda", marks=NO_GPU)])
+def device(request, monkeypatch):
+    """What has tensors, and says whether a host waits for it."""
+    if request.param == "cuda":
+        yield Cuda()
+        return
+    with pretended(monkeypatch) as there:
+        yield there
+
+
 @pytest.mark.parametrize("option", options("loss"))
-def test_a_loss_does_not_wait_for_the_device(composer, example, option):
+def test_a_loss_does_not_wait_for_the_device(composer, example, option, device):
     loss = config.make(config.settle(composer("trainer=cpu", *loss_overrides(option)))["loss"])
     logits, mask = example
     batch = batch_of(mask, torch.randn(2, 1, 6, 5))
     expected = loss(SegmenterOutput(logits), batch)["total"]
-    loss, logits, batch = loss.cuda(), logits.cuda().requires_grad_(), type(batch)(*(x.cuda() for x in batch))
-    torch.cuda.set_sync_debug_mode("error")
-    total = loss(SegmenterOutput(logits), batch)["total"]
-    total.backward()
-    torch.cuda.set_sync_debug_mode("default")
+    loss, logits = loss.to(device.place), logits.to(device.place).requires_grad_()
+    batch = type(batch)(*(x.to(device.place) for x in batch[:3]))
+    with device.forbids_waiting():
+        total = loss(SegmenterOutput(logits), batch)["total"]
+        total.backward()
     assert total.item() == pytest.approx(expected.item(), rel=1e-4)
+    assert logits.grad.device.type == device.place.type
 
 
-@pytest.mark.usefixtures("_no_waiting")
 @pytest.mark.parametrize("count", [counting.confusion_per_image, counting.boundary_per_image])
-def test_counting_does_not_wait_for_the_device(example, count):
+def test_counting_does_not_wait_for_the_device(example, count, device):
     logits, mask = example
     prediction = logits.argmax(dim=1)
     expected = count(prediction, mask, 11, IGNORED)
-    prediction, mask = prediction.cuda(), mask.cuda()
-    torch.cuda.set_sync_debug_mode("error")
-    counts = count(prediction, mask, 11, IGNORED)
-    torch.cuda.set_sync_debug_mode("default")
+    prediction, mask = prediction.to(device.place), mask.to(device.place)
+    with device.forbids_waiting():
+        counts = count(prediction, mask, 11, IGNORED)
     assert torch.equal(counts.cpu(), expected)
 
 
-@pytest.mark.usefixtures("_no_waiting")
-def test_counting_probabilities_does_not_wait_for_the_device(example):
+def test_counting_all_images_together_does_not_wait_for_the_device(example, device):
     logits, mask = example
-    here, there = ScoreCounts(11, IGNORED), ScoreCounts(11, IGNORED).cuda()
+    here, there = Confusion(11), Confusion(11)
+    for _ in range(70):  # more than are kept to be counted together
+        here.update(logits, mask)
+    logits, mask = logits.to(device.place), mask.to(device.place)
+    with device.forbids_waiting():
+        for _ in range(70):
+            there.update(logits, mask)
+    assert torch.equal(there.counted(), here.counted())
+
+
+def test_counting_probabilities_does_not_wait_for_the_device(example, device):
+    logits, mask = example
+    here, there = ScoreCounts(11, IGNORED), ScoreCounts(11, IGNORED).to(device.place)
     here.update(logits, mask)
-    logits, mask = logits.cuda(), mask.cuda()
-    torch.cuda.set_sync_debug_mode("error")
-    there.update(logits, mask)
-    torch.cuda.set_sync_debug_mode("default")
+    logits, mask = logits.to(device.place), mask.to(device.place)
+    with device.forbids_waiting():
+        there.update(logits, mask)
     assert abs(there.compute() - here.compute()).sum() <= 4  # a probability may be rounded into the next bin
 
 
-@pytest.mark.usefixtures("_no_waiting")
-def test_the_norm_of_a_gradient_does_not_wait_for_the_device():
-    weight = torch.nn.Parameter(torch.ones(3, device="cuda"))
+def test_the_norm_of_a_gradient_does_not_wait_for_the_device(device):
+    weight = torch.nn.Parameter(torch.ones(3, device=device.place))
     weight.grad = torch.full_like(weight, 2.0)
     optimizer = torch.optim.SGD([weight], lr=0.1)
     guard = UpdateGuard(str, looks_at_once=False)
-    loss, images = torch.ones((), device="cuda"), torch.arange(2, device="cuda")
-    torch.cuda.set_sync_debug_mode("error")
-    for step in range(3):
-        guard.see({"total": loss}, images, 0, step)
-        guard.before_update(optimizer, 0, step, is_scaled=False)
-    torch.cuda.set_sync_debug_mode("default")
+    loss, images = torch.ones((), device=device.place), torch.arange(2, device=device.place)
+    with device.forbids_waiting():
+        for step in range(3):
+            guard.see({"total": loss}, images, 0, step)
+            guard.before_update(optimizer, 0, step, is_scaled=False)
     norms = guard.take_norms()
     assert norms == pytest.approx({"grad_norm": 12**0.5, "grad_norm_max": 12**0.5})
 
 
-@pytest.mark.usefixtures("_no_waiting")
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("overrides", [[], ["data.crop=[32,32]"], ["augment=strong"], ["data.storage=memory"]])
-def test_no_step_waits_for_the_device(composer, tmp_path, overrides):
-    """The whole step, Lightning's part included: the first ones warm up, as the caching allocator does."""
-    numbers = ["data.num_train=160", "data.num_val=16", "data.num_test=16"]
-    cfg = composer("trainer=gpu", "trainer.max_epochs=1", *numbers, *overrides)
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        [],
+        ["data.crop=[32,32]", "data.crop_balance=0.5"],
+        ["augment=strong", "trainer.ema=0.9"],
+        ["data.storage=memory", "trainer.accumulate_grad_batches=2"],
+        ["model=reseg", "loss=lovasz"],
+        ["model=wnet", "scheduler=one_cycle"],
+        ["model=vae", "regime=joint", "data.labelled_fraction=0.5"],
+        ["regime=self_training", "data.labelled_fraction=0.5"],
+    ],
+    ids=" ".join,
+)
+def test_no_step_waits_for_the_device(composer, tmp_path, monkeypatch, device, overrides):
+    """Whole steps, Lightning's part and the making of batches included: the first ones warm up."""
+    numbers = ["data.num_train=40", "data.num_val=4", "data.num_test=4", "data.batch_size=4", "data.num_workers=0"]
+    cfg = composer(*device.trainer, "trainer.max_epochs=1", *numbers, *overrides)
     plain = config.settle(cfg)
     parts = config.build(plain, config.build_model(plain), tmp_path, None)
+    watched = []
+    advance = _TrainingEpochLoop.advance
 
-    class Watch(pl.Callback):
-        def on_train_batch_start(self, trainer, task, batch, batch_idx):
-            if batch_idx == 3:
-                torch.cuda.set_sync_debug_mode("warn")
+    def advance_without_waiting(loop, fetcher):
+        if not 2 <= loop.batch_idx + 1 <= 8:
+            return advance(loop, fetcher)
+        with device.forbids_waiting():
+            advance(loop, fetcher)
+        return watched.append(loop.batch_idx)
 
-        def on_train_batch_end(self, trainer, task, outputs, batch, batch_idx):
-            if batch_idx == 7:
-                torch.cuda.set_sync_debug_mode("default")
+    monkeypatch.setattr(_TrainingEpochLoop, "advance", advance_without_waiting)
+    parts.trainer.fit(parts.task, datamodule=parts.data, weights_only=True)
+    assert watched == [2, 3, 4, 5, 6, 7, 8]
 
-    parts.trainer.callbacks.insert(0, Watch())
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        parts.trainer.fit(parts.task, datamodule=parts.data, weights_only=True)
-    seen = [str(one.message) for one in caught if "synchroniz" in str(one.message)]
-    assert not seen
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("overrides", [[], ["data.storage=memory"], ["data.tile=[32,32]"]], ids=" ".join)
+def test_validation_does_not_wait_for_the_device(composer, tmp_path, device, overrides):
+    numbers = ["data.num_train=4", "data.num_val=12", "data.num_test=4", "data.batch_size=4", "data.num_workers=0"]
+    plain = config.settle(composer(*device.trainer, "model.widths=[4,8]", *numbers, *overrides))
+    parts = config.build(plain, config.build_model(plain), tmp_path, None)
+    parts.trainer.validate(parts.task, datamodule=parts.data, verbose=False)
+    parts.task.to(device.place)
+    batches = parts.data.val_dataloader()
+
+    def validate():
+        parts.task.on_validation_epoch_start()
+        for i, batch in enumerate(batches):
+            parts.task.validation_step(batch, i)
+
+    with torch.no_grad():
+        validate()
+        with device.forbids_waiting():
+            validate()
+    assert parts.task.eval_counts.compute().confusion.shape == (12, 11, 11)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("model", quick_ones("model", *QUICK_MODELS))
+def test_a_model_trains_there_as_on_the_cpu(start, monkeypatch, model):
+    compare(start, monkeypatch, f"model={model}")
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("regime", [pytest.param(x, marks=[pytest.mark.slow] * (x == "unsupervised")) for x in REGIMES])
+def test_a_regime_trains_there_as_on_the_cpu(start, monkeypatch, regime):
+    compare(start, monkeypatch, f"regime={regime}", *FEW_LABELS)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("overrides", RUNS)
+def test_a_run_is_there_what_it_is_on_the_cpu(start, monkeypatch, overrides):
+    compare(start, monkeypatch, *overrides.split())
+
+
+def compare(start, monkeypatch, *overrides):
+    """Trains here and there. Losses are equal but for rounding; a pixel's best class may be the other of two.
+
+    Without what makes much of rounding: Adam's first steps, and compiled loops, whose statistics of a few pixels are
+    more exact than torch's (test_normalisation compares them).
+    """
+    for user in (machine, normalisation, geometry):
+        monkeypatch.setattr(user, "is_available", lambda: False)
+    same = ["optimizer=sgd", "optimizer.fused=false", "optimizer.lr=1e-4", "data.num_workers=0", *overrides]
+    here = history(start("here", *same))
+    with pretended(monkeypatch):
+        there = history(start("there", *same))
+    for one, other in zip(here, there, strict=True):
+        assert one.keys() == other.keys()
+        losses = [name for name in one if "loss" in name]
+        assert len(losses) >= 2
+        assert {name: other[name] for name in losses} == pytest.approx({name: one[name] for name in losses}, rel=2e-3)
+
+
+@pytest.mark.parametrize("how", [{}, {"tta": "flips+scales"}, {"tile": (32, 32)}], ids=str)
+def test_a_finished_run_predicts_there_as_on_the_cpu(whole_run, monkeypatch, how):
+    image = np.random.default_rng(0).integers(0, 256, (70, 50), dtype=np.uint8)
+    here = segsweep.load(whole_run, device="cpu", **how).predict(image)
+    with pretended(monkeypatch):
+        monkeypatch.setattr(predictor, "pick_device", lambda wanted: THERE)
+        there = segsweep.load(whole_run, **how).predict(image)
+        assert abs(there.probabilities() - here.probabilities()).max() < 1e-4
+    assert (there.classes == here.classes).mean() > 0.99

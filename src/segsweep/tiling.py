@@ -60,7 +60,7 @@ def segment_by_tiles(
     """
     height, width = image.shape[-2:]
     padded = _mirror_up_to(image, tile)
-    weight = _falloff(tile).to(image.device)
+    weight = _falloff(tile).to(image.device, non_blocking=True)
     rows, columns = (_starts(padded.shape[i - 2], tile[i], overlap) for i in (0, 1))
     corners = [(y, x) for y in rows for x in columns]
     logits = reconstruction = None
@@ -134,7 +134,7 @@ def _add_up(
     for y, x, part in tiles:
         if not canvas.numel():
             canvas = part.new_zeros(len(part), tile[0], right - left)
-            total, weight = part.new_zeros(canvas.shape[1:]), _falloff(tile).to(part.device)
+            total, weight = part.new_zeros(canvas.shape[1:]), _falloff(tile).to(part.device, non_blocking=True)
         if y > top:
             num = y - top
             yield from _finished(canvas, total, num, top)

@@ -5,6 +5,9 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
+import torch
+from torch import Tensor
+
 S = TypeVar("S")
 T = TypeVar("T")
 
@@ -29,3 +32,13 @@ def map_ahead(function: Callable[[S], T], arguments: Iterable[S], workers: int) 
         finally:  # an epoch may be left early
             for future in pending:
                 future.cancel()
+
+
+def locked(x: Tensor, device: torch.device) -> Tensor:
+    """In memory that a GPU reads by itself, if it is to go to one: copying from any other takes the host's time."""
+    return x.pin_memory() if device.type == "cuda" and not x.is_cuda else x
+
+
+def sent(x: Tensor, device: torch.device) -> Tensor:
+    """On the device, for which the host does not wait: it has still to do what it was asked for before."""
+    return x.to(device, non_blocking=True)

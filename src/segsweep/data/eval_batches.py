@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from segsweep.data.ahead import map_ahead
+from segsweep.data.ahead import locked, map_ahead, sent
 from segsweep.data.pixels import to_input
 from segsweep.data.windows import Windows
 from segsweep.sharing import rank, world_size
@@ -74,7 +74,7 @@ class EvalBatches:
             )
         starts, (height, width) = self.split.starts, self.split.sizes[positions[0]].tolist()
         pixels = [self.windows.images[starts[i] : starts[i] + height * width] for i in positions]
-        images = torch.stack(pixels).to(self.device).view(len(positions), height, width, -1)
-        masks = torch.stack([torch.from_numpy(self.split.native_mask(i)) for i in positions])
-        index = torch.tensor(positions).to(self.device)
-        return Batch(to_input(images, self.spec), masks.to(self.device).long(), index)
+        native = torch.stack([torch.from_numpy(self.split.native_mask(i)) for i in positions])
+        columns = (torch.stack(pixels), native, torch.tensor(positions))
+        images, masks, index = (sent(locked(x, self.device), self.device) for x in columns)
+        return Batch(to_input(images.view(len(positions), height, width, -1), self.spec), masks.long(), index)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
-from segsweep.data.ahead import map_ahead
+from segsweep.data.ahead import locked, map_ahead, sent
 from segsweep.data.pixels import to_trained
 from segsweep.data.windows import Windows, rare_classes
 from segsweep.regime import Images
@@ -222,9 +222,7 @@ class TrainBatches:
             margin = torch.tensor([(reach[0] - out[0]) // 2, (reach[1] - out[1]) // 2])
             images, masks = windows.cut(index, corner - margin, reach, data.spec.ignore_index)
             centre = (margin + torch.tensor([(out[0] - 1) / 2, (out[1] - 1) / 2])).expand(len(index), 2)
-        if self.device.type == "cuda" and not images.is_cuda:
-            images, masks = images.pin_memory(), masks.pin_memory()
-        return _Cut(images, masks, draws, centre)
+        return _Cut(locked(images, self.device), locked(masks, self.device), draws, centre)
 
     def _corners(self, index: Tensor, draws: Tensor) -> Tensor:
         """First row and column of each crop, (N, 2) int64; a crop larger than its image lies around it."""
@@ -258,8 +256,7 @@ class TrainBatches:
         return Batch(to_trained(image, spec), mask, self._sent(plan.images), plan.num_unlabelled)
 
     def _sent(self, tensor: Tensor) -> Tensor:
-        """On the device, for which the host does not wait: it has still to do what the step before has asked for."""
-        return tensor.to(self.device, non_blocking=True)
+        return sent(tensor, self.device)
 
     def _augment(self, cut: _Cut, is_hidden: Tensor) -> tuple[Tensor, Tensor]:
         images, masks, draws, centre = map(self._sent, cut)

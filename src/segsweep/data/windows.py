@@ -30,6 +30,7 @@ class Windows:
 
     def __init__(self, split: Split, device: torch.device, storage: Storage) -> None:
         images, masks = torch.from_numpy(split.images), torch.from_numpy(split.masks)
+        self._decoded_masks = masks
         self.is_resident = storage == "device" or (storage == "auto" and _fits(images.nbytes + masks.nbytes, device))
         if self.is_resident and device.type != "cpu":
             images, masks = images.to(device), masks.to(device)
@@ -103,9 +104,9 @@ class Windows:
         return images, masks
 
     def classes_at(self, index: Tensor, y_NT: Tensor, x_NT: Tensor) -> Tensor:
-        """Mask values at (N, T) pixels of the images: (N, T) uint8, on the CPU, which waits for the device."""
+        """Mask values at (N, T) pixels of the images: (N, T) uint8, on the CPU, which waits for no device."""
         pixel = self.starts[index, None] + y_NT * self.sizes[index, 1:] + x_NT
-        return _at(self.masks, pixel.to(self.masks.device)).cpu()
+        return _at(self._decoded_masks, pixel)
 
 
 def _at(pixels: Tensor, index: Tensor) -> Tensor:
