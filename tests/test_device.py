@@ -22,6 +22,7 @@ from segsweep.predict import predictor
 from segsweep.types import SegmenterOutput
 from tests.conftest import batch_of, history, loss_overrides, options, quick_ones
 from tests.pretended import THERE, Pretended
+from tests.test_stack import trained
 
 IGNORED = 255
 QUICK_MODELS = ("conv_autoencoder", "dense_cnn", "reseg", "unet")
@@ -171,6 +172,13 @@ def test_no_step_waits_for_the_device(composer, tmp_path, monkeypatch, device, o
     cfg = composer(*device.trainer, "trainer.max_epochs=1", *numbers, *overrides)
     plain = config.settle(cfg)
     parts = config.build(plain, config.build_model(plain), tmp_path, None)
+    watched = watch(monkeypatch, device)
+    parts.trainer.fit(parts.task, datamodule=parts.data, weights_only=True)
+    assert watched == [2, 3, 4, 5, 6, 7, 8]
+
+
+def watch(monkeypatch, device):
+    """Has steps fail that wait, but for the first three and the last; the numbers of those that were watched."""
     watched = []
     advance = _TrainingEpochLoop.advance
 
@@ -182,8 +190,16 @@ def test_no_step_waits_for_the_device(composer, tmp_path, monkeypatch, device, o
         return watched.append(loop.batch_idx)
 
     monkeypatch.setattr(_TrainingEpochLoop, "advance", advance_without_waiting)
-    parts.trainer.fit(parts.task, datamodule=parts.data, weights_only=True)
+    return watched
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_no_step_of_stacked_seeds_waits_for_the_device(composer, tmp_path, monkeypatch, device):
+    overrides = [*device.trainer, "model.widths=[4,8]", "data.num_train=40", "data.num_workers=0"]
+    watched = watch(monkeypatch, device)
+    folders = trained(composer, tmp_path, [0, 1], *overrides, "trainer.max_epochs=1")
     assert watched == [2, 3, 4, 5, 6, 7, 8]
+    assert [len(history(folder)) for folder in folders] == [1, 1]
 
 
 @pytest.mark.filterwarnings("ignore")
