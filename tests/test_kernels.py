@@ -12,6 +12,7 @@ from torch.autograd import forward_ad
 from torch.func import vmap
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from segsweep import counting
 from segsweep.hardware import pick_precision
 from segsweep.kernels import (
     channel_pass,
@@ -21,6 +22,7 @@ from segsweep.kernels import (
     is_available,
     machine,
     resample,
+    scores,
     standardise,
     tiles,
     where_positive,
@@ -264,6 +266,46 @@ def test_the_class_of_what_is_no_number_is_such_a_one():
     assert confusion_of(logits, mask)[0].tolist() == [0, 32, 0, 0]
     logits[:, 0], logits[:, 1] = torch.nan, 0.0
     assert confusion_of(logits, mask)[0].tolist() == [32, 0, 0, 0]
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("most_counts", [1, 1 << 20])  # one image at a time, all together
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("size", [(2, 3, 5, 7), (1, 40, 6, 6), (3, 1, 8, 4), (3, 11, 33, 32)])
+def test_an_image_is_scored_as_by_torch(monkeypatch, size, dtype, most_counts, threads):
+    monkeypatch.setattr(scores, "_MOST_COUNTS", most_counts)
+    generator = torch.Generator().manual_seed(0)
+    num, num_classes, *sides = size
+    logits = torch.randn(size, generator=generator).mul(2).to(dtype)
+    mask = torch.randint(0, num_classes, (num, *sides), generator=generator)
+    mask[0, 0, :3] = mask[-1, -1, -2:] = 255
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        best, pairs, calibration = scores.scores_of(logits, mask, 255, counting.NUM_BINS)
+    finally:
+        torch.set_num_threads(before)
+    exact = logits.double().softmax(dim=1)
+    confidence, prediction = exact.max(dim=1)
+    assert torch.equal(best.long(), prediction)
+    assert torch.equal(pairs, counting.confusion_per_image(prediction, mask, num_classes, 255))
+    expected = counting.calibration_per_image(confidence.float(), prediction == mask, mask != 255)
+    assert torch.equal(calibration[..., [0, 2]], expected[..., [0, 2]])
+    torch.testing.assert_close(calibration[..., 1], expected[..., 1], rtol=1e-6, atol=0)
+    if num_classes <= 256:  # sums are exact: the same in any order
+        scaled = calibration[..., 1] * 2**32
+        assert torch.equal(scaled, scaled.round())
+
+
+def test_what_is_no_number_shows_in_the_scores_of_its_image_alone():
+    logits, mask = torch.zeros(2, 4, 4, 8), torch.zeros(2, 4, 8, dtype=torch.int64)
+    logits[1, 2, 3, 7] = torch.nan
+    _, pairs, calibration = scores.scores_of(logits, mask, 255, counting.NUM_BINS)
+    assert pairs[:, 0].tolist() == [[32, 0, 0, 0], [31, 0, 1, 0]]
+    assert calibration[0, 3].tolist() == [32, 8, 32]  # 0.25 lies in the fourth of 15 bins
+    assert calibration[1, :, 1].isnan().all()
+    mask[1, 3, 7] = 255
+    assert scores.scores_of(logits, mask, 255, counting.NUM_BINS)[2][1, 3].tolist() == [31, 7.75, 31]
 
 
 def sampled(images, masks, positions, out, ignore_index):

@@ -73,7 +73,7 @@ def pooled_confusion(prediction: Tensor, mask: Tensor, num_classes: int) -> Tens
     """
     # Rows up to 255, of which those from K on are dropped.
     cell = torch.add(prediction, mask, alpha=num_classes).flatten()
-    counts = _totals(cell, 256 * num_classes)
+    counts = totals(cell, 256 * num_classes)
     return counts[: num_classes * num_classes].view(num_classes, num_classes)
 
 
@@ -103,7 +103,7 @@ def boundary_per_image(prediction: Tensor, mask: Tensor, num_classes: int, ignor
     A class is one bit of a map, so that one dilation serves 15 classes.
 
     Args:
-        prediction: (N, H, W) int64, classes in ``0..K-1``.
+        prediction: (N, H, W) integers, classes in ``0..K-1``.
         mask: (N, H, W) int64, classes in ``0..K-1`` or ``ignore_index``.
         num_classes: K.
         ignore_index: mask value that is left out.
@@ -183,10 +183,10 @@ def _histogram(bins_NHW: Tensor, counted_NHW: Tensor, num_bins: int, weight_NHW:
     # What is not counted goes into one more bin behind all others, which is then dropped.
     cell = torch.where(counted_NHW, offset + bins_NHW, num * num_bins).flatten()
     weight = None if weight_NHW is None else weight_NHW.flatten().double()
-    return _totals(cell, num * num_bins + 1, weight)[:-1].view(num, num_bins)
+    return totals(cell, num * num_bins + 1, weight)[:-1].view(num, num_bins)
 
 
-def _totals(cell: Tensor, num_cells: int, weight: Tensor | None = None) -> Tensor:
+def totals(cell: Tensor, num_cells: int, weight: Tensor | None = None) -> Tensor:
     """How often each cell occurs in (n,) integers, or the sum of its weights: (num_cells,)."""
     if cell.device.type == "cpu":
         return torch.bincount(cell, weight, minlength=num_cells)

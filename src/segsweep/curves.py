@@ -8,6 +8,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torchmetrics import Metric
 
+from segsweep.counting import totals
+
 NUM_THRESHOLDS = 127  # as many as TensorBoard takes
 _SCORES_PER_IMAGE = 2**14  # pixels times classes; more of an image would tell nothing more and take time
 
@@ -57,12 +59,7 @@ class ScoreCounts(Metric):
         cell = (score * (bins - 1)).int() + (2 * number + (truth == number)) * bins
         # What is ignored goes into one more bin behind all others, which is then dropped.
         cell = torch.where(truth == self.ignore_index, 2 * bins * classes, cell).flatten()
-        if cell.device.type == "cpu":
-            totals = torch.bincount(cell, minlength=2 * bins * classes + 1)
-        else:  # bincount would wait for the device to know the largest value
-            totals = torch.zeros(2 * bins * classes + 1, dtype=torch.int64, device=cell.device)
-            totals.index_add_(0, cell, torch.ones_like(cell, dtype=torch.int64))
-        self.counts += totals[:-1].view_as(self.counts)
+        self.counts += totals(cell, 2 * bins * classes + 1)[:-1].view_as(self.counts)
 
     def compute(self) -> NDArray[np.int64]:
         """(K, 2, 127): pixels of other classes, and of the class, in each bin of probability."""

@@ -28,6 +28,7 @@ from segsweep.counting import (
 )
 from segsweep.kernels import tiles
 from segsweep.kernels.confusion import confusion_of
+from segsweep.kernels.scores import scores_of
 from segsweep.sharing import gather, gather_rows
 
 _MOST_WAITING = 1 << 18  # values of logits that are kept to be counted together
@@ -259,15 +260,23 @@ class ImageCounts(Metric):
     def update(self, logits: Tensor, mask: Tensor, index: Tensor) -> None:
         """Adds a batch: logits (N, K, H, W) at the size of the mask (N, H, W), image positions (N,)."""
         # Class by class in memory, which takes half the time, and gives the same sums whoever asks.
-        logits = logits.to(torch.float32, memory_format=torch.contiguous_format)
-        top, prediction = best_class(logits)
-        confidence = (logits - top[:, None]).exp_().sum(dim=1).reciprocal_()  # the largest softmax probability
-        pair = (prediction, mask, self.num_classes, self.ignore_index)
-        calibration = calibration_per_image(confidence, prediction == mask, mask != self.ignore_index)
-        self.confusion.append(confusion_per_image(*pair).to(torch.int32))
-        self.boundary.append(boundary_per_image(*pair).to(torch.int32))
+        logits = logits.contiguous()
+        if tiles.pays(logits, mask):
+            prediction, confusion, calibration = scores_of(logits, mask, self.ignore_index, NUM_BINS)
+        else:
+            prediction, confusion, calibration = self._scores_of(logits.float(), mask)
+        boundary = boundary_per_image(prediction, mask, self.num_classes, self.ignore_index)
+        self.confusion.append(confusion.to(torch.int32))
+        self.boundary.append(boundary.to(torch.int32))
         self.calibration.append(calibration)
         self.indices.append(index)
+
+    def _scores_of(self, logits: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """What ``scores_of`` returns, by torch's operations."""
+        top, prediction = best_class(logits)
+        confidence = (logits - top[:, None]).exp_().sum(dim=1).reciprocal_()  # the largest softmax probability
+        confusion = confusion_per_image(prediction, mask, self.num_classes, self.ignore_index)
+        return prediction, confusion, calibration_per_image(confidence, prediction == mask, mask != self.ignore_index)
 
     def compute(self) -> Counts:
         """The counts of all images in the order of the split; the host waits for the device."""

@@ -11,6 +11,7 @@ it reads each map once:
     tiles.py        maps of logits that lie class by class, and the true class of each pixel
     classes.py      their softmax, summed over the pixels of each class
     confusion.py    counts of pairs of true and best class
+    scores.py       the same image by image, with counts by confidence: what is scored
     resample.py     images and masks of bytes at other positions
     standardise.py  images from channel by channel to pixel by pixel
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from segsweep.kernels import machine
 from segsweep.kernels.tiles import Arrays, Tile, addresses, check, sizes
-from segsweep.kernels.writer import LANES, Writer
+from segsweep.kernels.writer import Writer
 
 
 def compile_functions() -> None:
@@ -43,24 +43,11 @@ def confusion_of(logits: Tensor, mask: Tensor) -> Tensor:
 def _confusion(dtype: torch.dtype) -> int:
     """Address of the function that adds to the counts of its thread."""
     to = Writer("confusion")
-    build, zero, one = to.builder, to.int64(0), to.int64(1)
+    build, one = to.builder, to.int64(1)
     arrays = Arrays.written(to, dtype)
     counts = to.pointer(to.int64)
-    none = build.mul(arrays.classes, arrays.classes)  # the cell of pixels that are left out
-    at_counts = build.mul(arrays.thread, build.add(none, one))
-    narrow = build.trunc(arrays.classes, to.int32)
+    at_counts = build.mul(arrays.thread, build.add(build.mul(arrays.classes, arrays.classes), one))
     with to.loop(arrays.start, arrays.end, one) as turn:
         tile = Tile(to, arrays, turn.number)
-        with to.loop(one, arrays.classes, one, [tile.logit(zero).value, to.constant(0, to.int32)]) as k:
-            logit, (largest, best) = tile.logit(k.number).value, k.carried
-            is_larger = build.or_(build.fcmp_ordered(">", logit, largest), build.fcmp_unordered("uno", logit, logit))
-            number = to.spread(build.trunc(k.number, to.int32))
-            k.carried = [build.select(is_larger, logit, largest), build.select(is_larger, number, best)]
-        is_counted = build.and_(tile.is_new, build.icmp_signed(">=", tile.truth, to.constant(0, to.int32)))
-        cell = build.add(build.mul(tile.truth, to.spread(narrow)), k.carried[1])
-        cell = build.select(is_counted, cell, to.spread(build.trunc(none, to.int32)))
-        for pixel in range(LANES):  # no loop: it would take twice the time
-            found = build.sext(build.extract_element(cell, to.int32(pixel)), to.int64)
-            place = build.gep(counts, [build.add(at_counts, found)])
-            build.store(build.add(build.load(place), one), place)
+        to.count(tile.pair(tile.best()[1]), counts, at_counts)
     return machine.compiled(to.finish(), "confusion")

@@ -31,9 +31,20 @@ def larger(x: Lanes, y: Lanes | float) -> Lanes:
     return to.where(to.is_less(x, other), other, x)
 
 
+def smaller(x: Lanes, y: float) -> Lanes:
+    """The smaller one, ``x`` where that is NaN."""
+    to, limit = x.writer, x.writer.number(y)
+    return to.where(to.is_less(limit, x), limit, x)
+
+
 def floor(x: Lanes) -> Lanes:
     """The next whole number below."""
     return x.writer.intrinsic("floor", x)
+
+
+def ceiling(x: Lanes) -> Lanes:
+    """The next whole number above."""
+    return x.writer.intrinsic("ceil", x)
 
 
 def rounded(x: Lanes) -> Lanes:

@@ -72,6 +72,7 @@ def place_of(to: Writer, number: Any, tiles: Any, pixels: Any) -> tuple[Any, Any
 class Arrays(NamedTuple):
     """What every loop gets as arguments, and what of it is the thread's."""
 
+    num: Any  # of images
     classes: Any
     pixels: Any  # of an image
     tiles: Any  # of an image
@@ -94,7 +95,7 @@ class Arrays(NamedTuple):
         tiles = number_of(to, pixels)
         thread, start, end = to.share(build.mul(num, tiles))
         at_room = build.mul(thread, build.mul(classes, to.int64(rooms * LANES)))
-        return cls(classes, pixels, tiles, ignored, logits, mask, room, at_room, thread, start, end)
+        return cls(num, classes, pixels, tiles, ignored, logits, mask, room, at_room, thread, start, end)
 
 
 class Tile:
@@ -109,10 +110,11 @@ class Tile:
     def __init__(self, to: Writer, arrays: Arrays, number: Any) -> None:
         build = to.builder
         self.to, self.arrays = to, arrays
-        image, wanted, pixel = place_of(to, number, arrays.tiles, arrays.pixels)
+        self.image, wanted, pixel = place_of(to, number, arrays.tiles, arrays.pixels)
         self.is_new = build.icmp_signed(">=", to.counted(to.int64), to.spread(build.sub(wanted, pixel)))
-        self.first = build.add(build.mul(image, build.mul(arrays.classes, arrays.pixels)), pixel)
-        mask = to.load(arrays.mask, build.add(build.mul(image, arrays.pixels), pixel))
+        self.first = build.add(build.mul(self.image, build.mul(arrays.classes, arrays.pixels)), pixel)
+        self.in_mask = build.add(build.mul(self.image, arrays.pixels), pixel)
+        mask = to.load(arrays.mask, self.in_mask)
         self.is_valid = build.icmp_signed("!=", mask, to.spread(arrays.ignored))
         is_class = build.icmp_unsigned("<", mask, to.spread(arrays.classes))
         self.is_strange = build.and_(self.is_valid, build.not_(is_class))
@@ -130,6 +132,30 @@ class Tile:
     def is_true(self, k: Any) -> Any:
         """Where a class is the true one, and not ignored."""
         return self.to.builder.icmp_signed("==", self.truth, self.to.spread(self.to.builder.trunc(k, self.to.int32)))
+
+    def best(self) -> tuple[Lanes, Any]:
+        """The largest logit and its class, an int32: the first of equal ones, the last of those with NaN."""
+        to, build = self.to, self.to.builder
+        first = [self.logit(to.int64(0)).value, to.constant(0, to.int32)]
+        with to.loop(to.int64(1), self.arrays.classes, to.int64(1), first) as k:
+            logit, (largest, best) = self.logit(k.number).value, k.carried
+            is_larger = build.or_(build.fcmp_ordered(">", logit, largest), build.fcmp_unordered("uno", logit, logit))
+            number = to.spread(build.trunc(k.number, to.int32))
+            k.carried = [build.select(is_larger, logit, largest), build.select(is_larger, number, best)]
+        return Lanes(to, k.carried[0]), k.carried[1]
+
+    def pair(self, best: Any) -> Any:
+        """The cell of the true class and this one among K x K, the one behind them where a pixel is not counted."""
+        to, build = self.to, self.to.builder
+        classes = build.trunc(self.arrays.classes, to.int32)
+        cell = build.add(build.mul(self.truth, to.spread(classes)), best)
+        return build.select(self.is_counted(), cell, to.spread(build.mul(classes, classes)))
+
+    def is_counted(self) -> Any:
+        """Where a pixel is new and has a true class."""
+        build = self.to.builder
+        has_class = build.icmp_signed(">=", self.truth, self.to.constant(0, self.to.int32))
+        return build.and_(self.is_new, has_class)
 
     def only(self, condition: Any, then: Lanes) -> Lanes:
         """Values where a condition holds, 0 elsewhere."""
