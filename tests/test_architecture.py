@@ -20,7 +20,7 @@ FLOORS = {
     "models": 1, "losses": 1, "metrics": 1, "tiling": 1, "features": 1, "augment": 1, "schedulers": 1, "hardware": 1,
     "cost": 1, "means": 1, "stacking": 1, "pictures": 1, "files": 1, "endings": 1, "study": 1, "curves": 1, "layout": 1,
     "channels": 1, "origin": 1, "redaction": 1,
-    "objectives": 2, "readout": 2, "events": 2, "confusion": 2,
+    "objectives": 2, "readout": 2, "events": 2, "confusion": 2, "tally": 2,
     "regime": 3, "table": 3,
     "freezing": 4, "data": 4, "guard": 4, "averaging": 4, "compiling": 4,
     "staged": 5, "checkpoints": 5, "floors": 5, "strategies": 5,

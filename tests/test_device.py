@@ -16,9 +16,9 @@ from segsweep.augment import geometry
 from segsweep.curves import ScoreCounts
 from segsweep.guard import UpdateGuard
 from segsweep.kernels import machine
-from segsweep.metrics import Confusion
 from segsweep.models import normalisation
 from segsweep.predict import predictor
+from segsweep.tally import Confusion
 from segsweep.types import SegmenterOutput
 from tests.conftest import batch_of, history, loss_overrides, options, quick_ones
 from tests.pretended import THERE, Pretended

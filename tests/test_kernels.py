@@ -15,6 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from segsweep import counting
 from segsweep.hardware import pick_precision
 from segsweep.kernels import (
+    boundaries,
     channel_pass,
     channels,
     classes,
@@ -306,6 +307,40 @@ def test_what_is_no_number_shows_in_the_scores_of_its_image_alone():
     assert calibration[1, :, 1].isnan().all()
     mask[1, 3, 7] = 255
     assert scores.scores_of(logits, mask, 255, counting.NUM_BINS)[2][1, 3].tolist() == [31, 7.75, 31]
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("smoothness", [1, 8])  # boundaries everywhere, or here and there
+@pytest.mark.parametrize(
+    "size", [(1, 1, 1), (2, 5, 7), (3, 33, 32), (2, 40, 100), (1, 90, 31), (2, 3, 300), (1, 400, 500)]
+)
+@pytest.mark.parametrize("num_classes", [2, 19])
+def test_boundaries_are_those_of_torch(size, num_classes, smoothness, threads):
+    generator = torch.Generator().manual_seed(0)
+    num, *sides = size
+    coarse = [max(1, side // smoothness) for side in sides]
+    noise = torch.randn(2, num, num_classes, *coarse, generator=generator)
+    prediction, mask = (F.interpolate(x, size=sides).argmax(dim=1) for x in (noise[0], noise.sum(dim=0)))
+    mask[0, 0, : sides[1] // 2] = mask[-1, sides[0] // 2 :, -1] = 255
+    expected = counting.boundary_per_image(prediction, mask, num_classes, 255)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        radius = counting.squared_tolerance(sides)
+        for kind in (torch.int16, torch.int64):
+            found = boundaries.boundaries_of(prediction.to(kind), mask, num_classes, 255, radius)
+            assert torch.equal(found, expected)
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_what_is_no_class_is_no_boundary_of_one():
+    prediction, mask = torch.zeros(2, 1, 8, 8, dtype=torch.int64)
+    prediction[0, 2, 2:4] = torch.tensor([2**15 - 1, -7])
+    mask[0, 5, 5:7] = torch.tensor([9, -3])
+    counts = boundaries.boundaries_of(prediction, mask, 2, 255, 1.0)
+    assert counts[0, 1].tolist() == [0, 0, 0, 0]
+    assert counts[0, 0, 0] == 3  # above, below and to the left of the one; what is negative is nobody's neighbour
 
 
 def sampled(images, masks, positions, out, ignore_index):

@@ -4,9 +4,10 @@ import torch
 from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibrationError, MulticlassJaccardIndex
 from torchmetrics.segmentation import MeanIoU
 
-from segsweep import metrics
+from segsweep import metrics, tally
 from segsweep.counting import boundary_per_image, confusion_per_image
 from segsweep.metrics import Counts
+from segsweep.tally import ImageCounts
 
 IGNORED = 9
 NAMES = ["a", "b", "c"]
@@ -85,7 +86,7 @@ def test_ignored_pixels_are_no_false_positives():
 
 
 def test_accumulation_keeps_the_order_of_the_split():
-    metric = metrics.ImageCounts(2, IGNORED)
+    metric = ImageCounts(2, IGNORED)
     logits = torch.tensor([[1.0, 0.0], [0.0, 1.0]]).view(2, 2, 1, 1)
     mask = torch.tensor([[[0]], [[0]]])
     metric.update(logits[1:], mask[1:], torch.tensor([1]))
@@ -99,14 +100,14 @@ def test_accumulation_keeps_the_order_of_the_split():
 
 
 def test_nothing_scored_has_the_shapes_of_something():
-    counts = metrics.ImageCounts(2, IGNORED)
+    counts = ImageCounts(2, IGNORED)
     with pytest.warns(UserWarning, match="compute"):
         assert [array.shape for array in counts.compute()] == [(0, 2, 2), (0, 2, 4), (0, 15, 3)]
 
 
 def test_training_keeps_one_matrix(pair):
     prediction, mask = pair
-    metric = metrics.Confusion(3)
+    metric = tally.Confusion(3)
     assert metric.compute() is None
     for part in (slice(0, 3), slice(3, 4)):
         metric.update(torch.nn.functional.one_hot(prediction[part], 3).movedim(-1, 1).float(), mask[part])
@@ -118,9 +119,9 @@ def test_training_keeps_one_matrix(pair):
 @pytest.mark.parametrize("most_waiting", [0, 200, 1 << 18])
 def test_batches_that_are_counted_together_are_those_that_came(monkeypatch, most_waiting):
     """One by one, a few at a time, all at the end; of two sizes, and with logits that are written over afterwards."""
-    monkeypatch.setattr(metrics, "_MOST_WAITING", most_waiting)
+    monkeypatch.setattr(tally, "_MOST_WAITING", most_waiting)
     generator = torch.Generator().manual_seed(0)
-    metric, expected = metrics.Confusion(3), np.zeros((3, 3), int)
+    metric, expected = tally.Confusion(3), np.zeros((3, 3), int)
     for num, side in [(2, 4), (1, 4), (2, 6), (2, 4)] * 2:
         logits = torch.randn(num, 3, side, side, generator=generator)
         mask = torch.randint(0, 3, (num, side, side), generator=generator)
@@ -136,7 +137,7 @@ def test_batches_that_are_counted_together_are_those_that_came(monkeypatch, most
 
 def test_names_are_those_of_the_metrics(pair):
     prediction, mask = pair
-    metric = metrics.ImageCounts(3, IGNORED)
+    metric = ImageCounts(3, IGNORED)
     metric.update(torch.nn.functional.one_hot(prediction, 3).movedim(-1, 1).float(), mask, torch.arange(4))
     assert list(metrics.summarise(metric.compute(), NAMES)) == metrics.names(NAMES)
 
@@ -166,7 +167,7 @@ def test_ece_against_an_independent_implementation(sharpness):
     logits = sharpness * torch.randn(3, 4, 20, 30, generator=generator)
     mask = torch.randint(0, 4, (3, 20, 30), generator=generator)
     mask[:, :5] = IGNORED
-    metric = metrics.ImageCounts(4, IGNORED)
+    metric = ImageCounts(4, IGNORED)
     for n in range(3):
         metric.update(logits[n : n + 1], mask[n : n + 1], torch.tensor([n]))
     reference = MulticlassCalibrationError(4, n_bins=15, norm="l1", ignore_index=IGNORED)

@@ -21,9 +21,9 @@ from segsweep.config import make
 from segsweep.data import eval_batches, train_batches
 from segsweep.data.eval_batches import EvalBatches
 from segsweep.data.train_batches import TrainBatches
-from segsweep.metrics import ImageCounts
 from segsweep.models.dense_cnn import DenseCNN
 from segsweep.run import ConfigError, open_run, read_record
+from segsweep.tally import ImageCounts
 from segsweep.types import Batch, SegmenterOutput
 from tests.conftest import TINY, history, loss_overrides, options, timeless
 from tests.sources import Arrays, open_data, scenes

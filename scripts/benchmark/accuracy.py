@@ -79,8 +79,9 @@ def child(line: Sequence[str], overrides: Sequence[str]) -> None:
     import torch
     from tutorial import arguments, loaders, train
 
-    from segsweep.metrics import ImageCounts, summarise
+    from segsweep.metrics import summarise
     from segsweep.models.blocks import resize_to
+    from segsweep.tally import ImageCounts
 
     args = arguments(line)
     net = train(args)[0].eval()

@@ -28,7 +28,7 @@ from torch.profiler import ProfilerActivity, profile, record_function
 from segsweep.config import Parts
 from segsweep.data.train_batches import TrainBatches
 from segsweep.guard import UpdateGuard
-from segsweep.metrics import Confusion
+from segsweep.tally import Confusion
 
 PLACES = ("batch", "forward", "loss", "guard", "confusion matrix")
 KINDS = {

@@ -4,6 +4,7 @@ Pixels with ``ignore_index`` are counted nowhere. Class numbers are converted to
 passes over whole maps take as long as the memory that they read and write.
 """
 
+from collections.abc import Sequence
 from math import hypot, isqrt
 
 import torch
@@ -116,16 +117,21 @@ def boundary_per_image(prediction: Tensor, mask: Tensor, num_classes: int, ignor
     ignored = mask == ignore_index
     edges = [_edge(labels, ignored) for labels in maps]
     met = [torch.zeros_like(ignored) for _ in maps]
-    squared_tolerance = max(1.0, _TOLERANCE * hypot(*mask.shape[-2:])) ** 2
+    radius = squared_tolerance(mask.shape[-2:])
     for first in range(0, num_classes, _BITS):
         bits = [_bits(labels, edge, first) for labels, edge in zip(maps, edges, strict=True)]
         for own, other, found in zip(bits, reversed(bits), met, strict=True):
-            found |= (own & _dilate(other, squared_tolerance)) != 0
+            found |= (own & _dilate(other, radius)) != 0
     counts = []
     for labels, edge, found in zip(maps, edges, met, strict=True):
         without, having = _histogram_of_two(labels, found, edge, num_classes)
         counts += [without + having, having]
     return torch.stack(counts, dim=-1)
+
+
+def squared_tolerance(size: Sequence[int]) -> float:
+    """How far a counterpart may lie in an image of (h, w) pixels, squared."""
+    return max(1.0, _TOLERANCE * hypot(*size)) ** 2
 
 
 def _edge(labels_NHW: Tensor, ignored_NHW: Tensor) -> Tensor:

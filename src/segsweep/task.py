@@ -17,13 +17,14 @@ from segsweep.curves import ScoreCounts
 from segsweep.guard import UpdateGuard
 from segsweep.losses import Divergence, by_class, count_batch, for_terms, warming_terms
 from segsweep.means import TermMeans
-from segsweep.metrics import Confusion, Counts, ImageCounts, summarise
+from segsweep.metrics import Counts, summarise
 from segsweep.models.blocks import nearest_to, resize_to
 from segsweep.objectives import Loss
 from segsweep.regime import Regime
 from segsweep.rng import mix
 from segsweep.sharing import gather, rank, world_size
 from segsweep.staged import StagedTraining
+from segsweep.tally import Confusion, ImageCounts
 from segsweep.tiling import segment_by_tiles
 from segsweep.types import Batch, DataSpec, SegmenterOutput
 

@@ -15,10 +15,11 @@ from segsweep.data.source import Item
 from segsweep.data.splits import SPLITS
 from segsweep.evaluate.classes import ClassMap
 from segsweep.inference import Ensemble
-from segsweep.metrics import Counts, ImageCounts, summarise
+from segsweep.metrics import Counts, summarise
 from segsweep.models.blocks import resize_to
 from segsweep.panels import worst_positions
 from segsweep.pictures import Picture, strip
+from segsweep.tally import ImageCounts
 from segsweep.types import Batch, DataSpec
 
 ALL = "all"  # every split, one after another

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from segsweep.export.graphs import Runner
 from segsweep.export.images import Picture
-from segsweep.metrics import ImageCounts, summarise
+from segsweep.metrics import summarise
 from segsweep.models.blocks import resize_to
+from segsweep.tally import ImageCounts
 from segsweep.tiling import segment_by_tiles
 from segsweep.types import DataSpec, SegmenterOutput
 

@@ -12,6 +12,7 @@ it reads each map once:
     classes.py      their softmax, summed over the pixels of each class
     confusion.py    counts of pairs of true and best class
     scores.py       the same image by image, with counts by confidence: what is scored
+    boundaries.py   boundary pixels of two maps of classes, and those near one of the other map
     resample.py     images and masks of bytes at other positions
     standardise.py  images from channel by channel to pixel by pixel
 

@@ -26,11 +26,11 @@ if any("multiprocessing.forkserver" in argument for argument in sys.orig_argv): 
     with contextlib.suppress(Exception):
         from segsweep.counting import NUM_BINS
         from segsweep.hardware import pick_precision
-        from segsweep.kernels import classes, confusion, is_available, resample, scores, standardise
+        from segsweep.kernels import boundaries, classes, confusion, is_available, resample, scores, standardise
         from segsweep.models.normalisation import compile_passes
 
         if pick_precision("cpu") == "bf16-mixed" and is_available():
-            for module in (classes, confusion, resample, standardise):
+            for module in (boundaries, classes, confusion, resample, standardise):
                 module.compile_functions()
             scores.compile_functions(NUM_BINS)
             compile_passes()
