@@ -34,6 +34,8 @@ from segsweep import CONF_DIR
 from segsweep.composer import Composed, Composer
 from segsweep.train import train
 
+gc.disable()  # until all is imported
+
 # Below, torch is imported where it is used: it takes seconds, and the process that hands out tests does without.
 if TYPE_CHECKING:
     from torch import Tensor
@@ -305,6 +307,7 @@ def pytest_collection_finish() -> None:
     """What is imported stays: the garbage collector need not look through it again and again."""
     gc.collect()
     gc.freeze()
+    gc.enable()
 
 
 def pytest_sessionfinish() -> None:

@@ -3,6 +3,7 @@
 import sys
 
 from segsweep import CONF_DIR
+from segsweep.startup import importing
 
 _HELP = """\
 segsweep compares image segmenters: one command is one run, -m is a sweep.
@@ -27,7 +28,8 @@ def main() -> None:
     if {"--help", "-h"} & set(sys.argv[1:]):
         print(_HELP.format(choices=_choices()))  # Hydra would take half a second to say the same
         return
-    from segsweep.train import main as run
+    with importing():
+        from segsweep.train import main as run
 
     run()
 

@@ -22,6 +22,7 @@ from segsweep.hints import written
 from segsweep.redaction import redact
 from segsweep.refused import all_mistakes, in_a_line
 from segsweep.run import ConfigError, new_folder, read_record, refuse_links
+from segsweep.startup import importing
 from segsweep.state import State, state_of
 
 _OWN = "hydra_plugins.segsweep."  # where Hydra finds our sweepers and launcher
@@ -78,7 +79,7 @@ class Preflight(Callback):
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Checks the config; an unnamed run gets a folder that no other process has."""
         keep_memory_between_steps()  # before torch starts threads
-        with _no_warning_instead():
+        with _no_warning_instead(), importing():
             self._prepare_run(config)
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:

@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from segsweep.startup import importing
+
 if TYPE_CHECKING:
     from segsweep.evaluate.scoring import Scored
 
@@ -23,9 +25,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _evaluate(options: argparse.Namespace) -> None:
-    from rich.console import Console
+    with importing():
+        from rich.console import Console
 
-    from segsweep.evaluate.work import prepare
+        from segsweep.evaluate.work import prepare
     from segsweep.report.printable import printable
 
     evaluations = prepare(options)  # all mistakes come before the first image is scored

@@ -12,6 +12,7 @@ from segsweep.images.inputs import find_inputs
 from segsweep.images.options import add_reading, refuse_said, said
 from segsweep.report.printable import printable
 from segsweep.run import ConfigError
+from segsweep.startup import importing
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -38,15 +39,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _explain(options: argparse.Namespace, command: str) -> None:
-    from segsweep.claims import refuse_foreign
-    from segsweep.explain.attribution import captum, patches  # here, because --help needs no torch
-    from segsweep.explain.images import read_samples, split_samples
-    from segsweep.explain.masks import with_masks
-    from segsweep.explain.target import class_number
-    from segsweep.explain.work import find_out, num_passes
-    from segsweep.explain.write import MARKER, write
-    from segsweep.images.reading import Reading
-    from segsweep.opened import open_finished
+    with importing():  # here, because --help needs no torch
+        from segsweep.claims import refuse_foreign
+        from segsweep.explain.attribution import captum, patches
+        from segsweep.explain.images import read_samples, split_samples
+        from segsweep.explain.masks import with_masks
+        from segsweep.explain.target import class_number
+        from segsweep.explain.work import find_out, num_passes
+        from segsweep.explain.write import MARKER, write
+        from segsweep.images.reading import Reading
+        from segsweep.opened import open_finished
 
     settings = _settings(options)
     patches((1, 1), settings.patch, settings.stride)  # a mistake in them is said before anything is opened

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from segsweep.images.options import add_reading
 from segsweep.report.printable import printable
+from segsweep.startup import importing
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -21,10 +22,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.quantize and "onnx" not in options.format:
         print("error: --quantize int8 is made from ONNX: add onnx to --format", file=sys.stderr)
         sys.exit(1)
-    from segsweep.data.problems import DataError, Problem
-    from segsweep.export.trace import NotExportableError
-    from segsweep.export.work import Disagreement, export
-    from segsweep.run import ConfigError
+    with importing():
+        from segsweep.data.problems import DataError, Problem
+        from segsweep.export.trace import NotExportableError
+        from segsweep.export.work import Disagreement, export
+        from segsweep.run import ConfigError
 
     try:
         export(options)

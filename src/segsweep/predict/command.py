@@ -14,6 +14,7 @@ from segsweep.predict import TTA
 from segsweep.predict.names import KINDS
 from segsweep.report.printable import printable
 from segsweep.signals import Interrupted, handled
+from segsweep.startup import importing
 
 if TYPE_CHECKING:
     from segsweep.predict.predictor import Predictor
@@ -60,7 +61,8 @@ def _predict(options: argparse.Namespace) -> int:
 
 
 def _load(options: argparse.Namespace) -> Predictor:
-    from segsweep.predict.predictor import Predictor  # here, because --help needs no torch
+    with importing():  # here, because --help needs no torch
+        from segsweep.predict.predictor import Predictor
 
     return Predictor(
         options.run,

@@ -26,6 +26,7 @@ T = TypeVar("T")
 
 # What a run imports. A module that is not installed is skipped; the last one imports what may be broken, too.
 WARM = (
+    "segsweep.sweep.cold",
     "torch",
     "torch.utils.tensorboard",
     "tensorboard.plugins.hparams.api_pb2",

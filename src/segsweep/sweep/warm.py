@@ -38,5 +38,6 @@ if any("multiprocessing.forkserver" in argument for argument in sys.orig_argv): 
     gc.collect()
     # A collection in a child would touch, and so copy, every page of the shared heap: 1.3 s instead of 0.2 s.
     gc.freeze()
+    gc.enable()
     # Nothing is left to do when the sweep has ended; libraries would print what they leak.
     atexit.register(os._exit, 0)
