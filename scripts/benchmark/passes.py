@@ -4,9 +4,9 @@
     python scripts/benchmark/passes.py --device cuda --batch-size 64
 
 The loss (cross entropy plus Dice) of bf16 logits, batch normalisation with its ReLU, a map that is resized and
-concatenated with a skip, the convolution that follows, one of a deep, narrow map, each forward and backward, the best
-class of each pixel; and all of it together: a U-Net on a ResNet-18 with its loss, forward and backward, against the
-library's own with the plain loss. By turns.
+concatenated with a skip, the convolution that follows, one of a deep, narrow map, each forward and backward; the best
+class of each pixel, and what metrics follow from; and all of it together: a U-Net on a ResNet-18 with its loss, forward
+and backward, against the library's own with the plain loss. By turns.
 """
 
 import time
@@ -19,17 +19,19 @@ from measure import parser, print_head, print_table, ratios, spread, take_turns
 from torch import Tensor, nn
 
 from segsweep.allocator import keep_memory_between_steps
-from segsweep.counting import best_class
+from segsweep.counting import best_class, boundary_per_image, calibration_per_image, confusion_per_image
 from segsweep.losses import CrossEntropy, Dice, WeightedSum, by_class
 from segsweep.models.narrow_maps import Conv2d
 from segsweep.models.normalisation import BatchNorm2d, Layers
 from segsweep.models.repetition import conv_of_repeated, repeat
 from segsweep.models.smp import SMP
+from segsweep.tally import ImageCounts
 from segsweep.types import Batch, SegmenterOutput
 
 IGNORED = 255
 CHANNELS = 64  # of a resized map, and of the skip that it is concatenated with
 DEEP = 512  # channels of the deepest map
+_AREA = 40  # pixels, of a class
 OURS, PLAIN = "ours, ms", "plain, ms"
 Contest = dict[str, Callable[[], float]]
 
@@ -108,6 +110,27 @@ def best_classes(logits: Tensor) -> Contest:
     return {OURS: timed(logits, lambda x: best_class(x)[1]), PLAIN: timed(logits, lambda x: x.max(dim=1).indices)}
 
 
+def counts(logits: Tensor) -> Contest:
+    """Of maps (N, K, H, W) with areas as large as those of a street: all that metrics follow from, image by image."""
+    num, classes, *size = logits.shape
+    areas, other = torch.randn(2, num, classes, *[side // _AREA for side in size], device=logits.device)
+    logits = 4 * F.interpolate(areas, size=size, mode="bilinear").to(logits.dtype)
+    mask = F.interpolate(areas + other / 2, size=size, mode="bilinear").argmax(dim=1)
+    index, tally = torch.arange(num, device=logits.device), ImageCounts(classes, IGNORED).to(logits.device)
+
+    def plain(logits: Tensor) -> Tensor:
+        confidence, prediction = logits.float().softmax(dim=1).max(dim=1)
+        calibration_per_image(confidence, prediction == mask, mask != IGNORED)
+        confusion_per_image(prediction, mask, classes, IGNORED)
+        return boundary_per_image(prediction, mask, classes, IGNORED)
+
+    def ours(logits: Tensor) -> Tensor:
+        tally.update(logits, mask, index)
+        return tally.boundary[-1]
+
+    return {OURS: timed(logits, ours), PLAIN: timed(logits, plain)}
+
+
 def normalisations(x: Tensor) -> Contest:
     """Of maps (N, D, H, W), with the ReLU behind it and the gradients of scale and shift."""
     ours = Layers(BatchNorm2d(x.shape[1]), nn.ReLU(inplace=True)).to(x.device)
@@ -163,6 +186,7 @@ def main() -> None:
         f"cross entropy plus Dice, {whole}": losses(logits),
         f"best class, {whole}, channels last": best_classes(logits),
         f"best class, {whole}, class by class": best_classes(logits.contiguous()),
+        f"confusion, confidence and boundaries of each image, {whole}": counts(logits),
         **{
             f"batch normalisation and ReLU, {args.batch_size} x {channels} x {side}x{side}": normalisations(
                 maps(channels, side)
