@@ -1,8 +1,10 @@
 """A device that is none: its tensors say that they lie there, and have their values on the CPU.
 
-Code for GPUs runs on it where there is none, to the same values. It fails where it mixes devices, and whatever a host
-would wait for is noted. It takes the place of torch's device ``meta``, whose tensors have no values: torch lets these
-have gradients, and refuses what it has to know a GPU for, such as mixed precision and fused optimizers.
+Code for GPUs runs on it where there is none, to the same values. It fails where tensors of both devices meet, but for
+single numbers, and notes what a host would wait for: copies, and operations that need a value or a number of values.
+(Not what is inside of one operation, as in those of linear algebra.) It takes the place of torch's device ``meta``, whose
+tensors have no values: torch lets these have gradients, and refuses what it has to know a GPU for, such as mixed
+precision and fused optimizers.
 """
 
 import traceback
@@ -37,6 +39,13 @@ _WAITING = (
     _aten.unique_dim.default,
     _aten.unique_consecutive.default,
     _aten.repeat_interleave.Tensor,
+    _aten.multinomial.default,
+    _aten.histc.default,
+    # A number to fill with that is a tensor.
+    _aten.masked_fill.Tensor,
+    _aten.masked_fill_.Tensor,
+    _aten.index_fill.int_Tensor,
+    _aten.index_fill_.int_Tensor,
 )
 
 
@@ -93,10 +102,7 @@ class Pretended(TorchDispatchMode):
             self._note(func)
         if func not in (_aten.copy_.default, _aten._to_copy.default):
             _refuse_mixture(func, args, tensors)
-        near = [
-            x.values if isinstance(x, Far) else HERE if isinstance(x, torch.device) and x == THERE else x for x in flat
-        ]
-        near_args, near_kwargs = tree_unflatten(near, structure)
+        near_args, near_kwargs = tree_unflatten([_near(x) for x in flat], structure)
         result = func(*near_args, **near_kwargs)
         if target != THERE and (target is not None or not _is_far(func, tensors)):
             return result
@@ -117,7 +123,7 @@ class Pretended(TorchDispatchMode):
         if func in _INDEXING and any(are_far):
             indices = [x for x in args[1] if x is not None]
             return any(x.dtype == torch.bool or not isinstance(x, Far) for x in indices)
-        return func in _WAITING and any(are_far)
+        return func in _WAITING and any(are_far) and kwargs.get("output_size") is None
 
     def _note(self, func) -> None:
         frames = [f for f in traceback.extract_stack() if "/torch/" not in f.filename and f.filename != __file__]
@@ -129,9 +135,11 @@ class _Calls(TorchFunctionMode):
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = dict(kwargs or {})
-        if func in (torch.tensor, torch.as_tensor) and kwargs.get("device") is not None:
+        if func in (torch.tensor, torch.as_tensor, torch.asarray) and kwargs.get("device") is not None:
             device = kwargs.pop("device")
             return func(*args, **kwargs).to(device)
+        if func is Tensor.new_tensor and isinstance(args[0], Far):
+            return torch.tensor(args[1], **{"dtype": args[0].dtype, **kwargs}).to(THERE)
         if func is Tensor.tolist and isinstance(args[0], Far):
             return args[0].cpu().tolist()
         return func(*args, **kwargs)

@@ -12,8 +12,9 @@ from pytorch_lightning.strategies import SingleDeviceStrategy
 
 import segsweep
 from segsweep import config, counting, strategies
-from segsweep.augment import geometry
+from segsweep.augment import geometry, intensity
 from segsweep.curves import ScoreCounts
+from segsweep.data import pixels
 from segsweep.guard import UpdateGuard
 from segsweep.kernels import machine
 from segsweep.models import normalisation
@@ -44,13 +45,13 @@ class PretendedDevice:
     trainer = ("trainer=cpu", "trainer.precision=32-true", "optimizer.fused=false")
 
     def __init__(self, mode):
-        self._mode = mode
+        self.waits = mode.waits
 
     @contextmanager
     def forbids_waiting(self):
-        before = len(self._mode.waits)
+        before = len(self.waits)
         yield
-        assert self._mode.waits[before:] == []
+        assert self.waits[before:] == []
 
 
 class Cuda:
@@ -72,11 +73,15 @@ class Cuda:
 @contextmanager
 def pretended(monkeypatch):
     """Runs train on the pretended device."""
+    for kept in (intensity._noise_bank, intensity._chroma_basis, pixels._statistics):
+        kept.cache_clear()  # of the device whose place it takes
     with monkeypatch.context() as patch, Pretended() as mode:
         patch.setattr(torch, "inference_mode", torch.no_grad)  # torch has no wrapped tensors in it
         patch.setattr(strategies, "strategy", lambda name: SingleDeviceStrategy(device=THERE))
         patch.setattr(CPUAccelerator, "setup_device", lambda self, device: None)
         yield PretendedDevice(mode)
+    for kept in (intensity._noise_bank, intensity._chroma_basis, pixels._statistics):
+        kept.cache_clear()
 
 
 @pytest.fixture(params=["pretended", pytest.param("cuda", marks=NO_GPU)])
@@ -87,6 +92,57 @@ def device(request, monkeypatch):
         return
     with pretended(monkeypatch) as there:
         yield there
+
+
+WAITING = {
+    "item": lambda x: x.sum().item(),
+    "bool": lambda x: bool(x.any()),
+    "tolist": lambda x: x.tolist(),
+    "to the host": lambda x: x.cpu(),
+    "to the device": lambda x: torch.ones(3).to(THERE),
+    "values": lambda x: torch.tensor([1.0, 2.0], device=THERE),
+    "values like": lambda x: x.new_tensor([1.0, 2.0]),
+    "nonzero": lambda x: x.nonzero(),
+    "where": lambda x: x[x > 0],
+    "put where": lambda x: x.clone().__setitem__(x > 0, x[:2]),
+    "positions of the host": lambda x: x[torch.tensor([0, 1])],
+    "filled by a number there": lambda x: x.masked_fill(x > 0, x.sum()),
+    "unique": lambda x: x.unique(),
+    "bincount": lambda x: x.abs().long().bincount(),
+    "equal": lambda x: torch.equal(x, x),
+    "copied to the host": lambda x: torch.zeros(4).copy_(x),
+}
+NOT_WAITING = {
+    "arithmetic": lambda x: (x * 2 + torch.tensor(1.0)).softmax(0),
+    "made there": lambda x: torch.zeros(3, device=x.device) + torch.arange(3, device=x.device),
+    "sent": lambda x: torch.ones(4).to(x.device, non_blocking=True) + x,
+    "positions": lambda x: x[torch.zeros(2, dtype=torch.int64, device=x.device)],
+    "where one or the other": lambda x: torch.where(x > 0, x, 0.0),
+    "in place": lambda x: x.clone().mul_(2).unsqueeze_(0).transpose_(0, 1),
+}
+
+
+@pytest.mark.parametrize("name", [*WAITING, *NOT_WAITING])
+def test_the_pretended_device_knows_what_a_host_waits_for(monkeypatch, name):
+    with pretended(monkeypatch) as device:
+        x = torch.tensor([1.0, -2.0, 0.0, 3.0]).to(THERE)
+        before = len(device.waits)
+        {**WAITING, **NOT_WAITING}[name](x)
+        assert bool(device.waits[before:]) == (name in WAITING)
+
+
+def test_the_pretended_device_refuses_tensors_of_the_host(monkeypatch):
+    with pretended(monkeypatch), pytest.raises(RuntimeError, match="one tensor is on the CPU"):
+        torch.ones(3).to(THERE) + torch.ones(3)
+
+
+def test_the_pretended_device_computes(monkeypatch):
+    layer, image = torch.nn.Conv2d(2, 3, 3), torch.randn(1, 2, 8, 8)
+    expected = torch.autograd.grad(layer(image).square().sum(), layer.weight)[0]
+    with pretended(monkeypatch):
+        layer.to(THERE)(image.to(THERE)).square().sum().backward()
+        assert layer.weight.grad.device == THERE
+        assert torch.equal(layer.weight.grad.cpu(), expected)
 
 
 @pytest.mark.parametrize("option", options("loss"))
@@ -178,7 +234,7 @@ def test_no_step_waits_for_the_device(composer, tmp_path, monkeypatch, device, o
 
 
 def watch(monkeypatch, device):
-    """Has steps fail that wait, but for the first three and the last; the numbers of those that were watched."""
+    """Has steps fail that wait, but for the first two and the last; the numbers of those that were watched."""
     watched = []
     advance = _TrainingEpochLoop.advance
 

@@ -293,9 +293,20 @@ def test_an_image_is_scored_as_by_torch(monkeypatch, size, dtype, most_counts, t
     expected = counting.calibration_per_image(confidence.float(), prediction == mask, mask != 255)
     assert torch.equal(calibration[..., [0, 2]], expected[..., [0, 2]])
     torch.testing.assert_close(calibration[..., 1], expected[..., 1], rtol=1e-6, atol=0)
-    if num_classes <= 256:  # sums are exact: the same in any order
-        scaled = calibration[..., 1] * 2**32
-        assert torch.equal(scaled, scaled.round())
+
+
+def test_sums_of_confidences_are_exact():
+    logits = torch.randn(2, 12, 90, 90, generator=torch.Generator().manual_seed(0)).bfloat16()
+    mask = logits.max(dim=1).indices
+    calibration = scores.scores_of(logits, mask, 255, counting.NUM_BINS)[2]
+    assert not torch.equal(calibration, calibration.float().double())  # float32 has too few digits
+    confidence = logits.double().softmax(dim=1).amax(dim=1).sum(dim=(1, 2))
+    torch.testing.assert_close(calibration[..., 1].sum(dim=1), confidence, rtol=1e-7, atol=0)
+    torch.set_default_dtype(torch.float16)
+    try:
+        assert torch.equal(scores.scores_of(logits, mask, 255, counting.NUM_BINS)[2], calibration)
+    finally:
+        torch.set_default_dtype(torch.float32)
 
 
 def test_what_is_no_number_shows_in_the_scores_of_its_image_alone():
@@ -312,7 +323,18 @@ def test_what_is_no_number_shows_in_the_scores_of_its_image_alone():
 @pytest.mark.parametrize("threads", [1, 3])
 @pytest.mark.parametrize("smoothness", [1, 8])  # boundaries everywhere, or here and there
 @pytest.mark.parametrize(
-    "size", [(1, 1, 1), (2, 5, 7), (3, 33, 32), (2, 40, 100), (1, 90, 31), (2, 3, 300), (1, 400, 500)]
+    "size",
+    [
+        (1, 1, 1),
+        (2, 5, 7),
+        (1, 3, 1000),
+        (2, 700, 2),
+        (3, 33, 32),
+        (2, 40, 100),
+        (1, 90, 31),
+        (2, 3, 300),
+        (1, 400, 500),
+    ],
 )
 @pytest.mark.parametrize("num_classes", [2, 19])
 def test_boundaries_are_those_of_torch(size, num_classes, smoothness, threads):
@@ -332,6 +354,15 @@ def test_boundaries_are_those_of_torch(size, num_classes, smoothness, threads):
             assert torch.equal(found, expected)
     finally:
         torch.set_num_threads(before)
+
+
+def test_boundaries_need_integers_and_a_reach():
+    classes = torch.zeros(1, 8, 8, dtype=torch.int64)
+    for wrong in ((classes.float(), classes, 2, 255, 1.0), (classes, classes[0], 2, 255, 1.0)):
+        with pytest.raises(ValueError, match=r"prediction \(1, 8, 8\) and mask"):
+            boundaries.boundaries_of(*wrong)
+    with pytest.raises(ValueError, match=r"squared radius 0\.5"):
+        boundaries.boundaries_of(classes, classes, 2, 255, 0.5)
 
 
 def test_what_is_no_class_is_no_boundary_of_one():

@@ -122,6 +122,7 @@ def test_parts_that_do_nothing_are_left_out():
 
 
 def test_what_does_nothing_is_looked_for_once_for_networks_of_one_kind(monkeypatch):
+    monkeypatch.setattr(segmenter, "_known", {})
     first = build("PSPNet", "resnet18")
     monkeypatch.setattr(segmenter, "_unused", lambda *_: pytest.fail("looked for again"))
     again = build("PSPNet", "resnet18")

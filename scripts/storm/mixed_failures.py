@@ -76,7 +76,7 @@ class MixedSweep:
         losses = [f"no result of {word}" for word in self.words if word not in FAULTS and not _job(word, done)]
         told = {line["job"]: line for line in ledger(sweep)}
         table = sweep / "failed.csv"
-        rows = list(csv.DictReader(table.open())) if table.exists() else []
+        rows = list(csv.DictReader(table.read_text().splitlines())) if table.exists() else []
         for word, kind in FAULTS.items():
             name = _job(word, records(sweep))
             sources = {

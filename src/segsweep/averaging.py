@@ -41,14 +41,15 @@ class Averaging(WeightAveraging):
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *rest: Any) -> None:
         """Averages after each update; the first weights of another stage replace what there was."""
         average = self._average_model
-        if average is None or trainer.global_step <= self._latest_update_step:
+        if average is None:
             return
-        self._latest_update_step = trainer.global_step
         if self._stage != _stage(pl_module):
             self._stage = _stage(pl_module)
             self._is_begun = False
             average.n_averaged.zero_()
-        self._take_in(average, pl_module)
+        if trainer.global_step > self._latest_update_step:
+            self._latest_update_step = trainer.global_step
+            self._take_in(average, pl_module)
 
     @torch.no_grad()
     def _take_in(self, average: AveragedModel, task: pl.LightningModule) -> None:

@@ -167,7 +167,7 @@ def _dilate(bits_NHW: Tensor, squared_radius: float) -> Tensor:
         if half > 0:
             row[..., half:] |= bits_NHW[..., :-half]
             row[..., :-half] |= bits_NHW[..., half:]
-        for dy in (dy for dy in range(radius + 1) if half_width[dy] == half):
+        for dy in (dy for dy in range(min(radius + 1, bits_NHW.shape[-2])) if half_width[dy] == half):
             disc[..., dy:, :] |= row[..., : row.shape[-2] - dy, :]
             if dy > 0:
                 disc[..., :-dy, :] |= row[..., dy:, :]

@@ -19,6 +19,7 @@ from segsweep.kernels import machine
 from segsweep.kernels.writer import LANES, Writer
 
 _NOTHING = -1
+_STEPS = 16  # after which it is asked whether any is left to do
 _MET = 32  # bits: a count of pixels, and above it one of those that have a counterpart
 _MOST_CLASSES = 1 << 15
 
@@ -31,7 +32,9 @@ def compile_functions() -> None:
 
 def fits(prediction: Tensor, mask: Tensor, num_classes: int, ignore_index: int) -> bool:
     """Whether both can be read here: (N, H, W) integers, and class numbers that are int16."""
-    if not (machine.reads(prediction) and machine.reads(mask)) or prediction.shape != mask.shape or mask.dim() != 3:
+    if not all(machine.reads(x) and not x.dtype.is_floating_point for x in (prediction, mask)):
+        return False
+    if prediction.shape != mask.shape or mask.dim() != 3:
         return False
     return num_classes <= _MOST_CLASSES and -_MOST_CLASSES <= ignore_index < _MOST_CLASSES
 
@@ -43,7 +46,7 @@ def boundaries_of(
 
     Args:
         prediction: (N, H, W) integers, classes in ``0..K-1``.
-        mask: (N, H, W) integers, classes in ``0..K-1`` or ``ignore_index``; what is neither is ignored, too.
+        mask: (N, H, W) integers, classes in ``0..K-1`` or ``ignore_index``; what is neither counts for no class.
         num_classes: K.
         ignore_index: mask value that is left out.
         squared_radius: of the disc that a counterpart has to lie in, at least 1.
@@ -54,8 +57,9 @@ def boundaries_of(
     Raises:
         ValueError: they do not fit.
     """
-    if not fits(prediction, mask, num_classes, ignore_index):
-        raise ValueError(f"prediction {tuple(prediction.shape)}, mask {tuple(mask.shape)}, {num_classes} classes")
+    if not fits(prediction, mask, num_classes, ignore_index) or squared_radius < 1:
+        shapes = f"prediction {tuple(prediction.shape)} and mask {tuple(mask.shape)}"
+        raise ValueError(f"{shapes}, {num_classes} classes, squared radius {squared_radius}")
     radius = isqrt(int(squared_radius))
     num, height, width = mask.shape
     stride = -(-width // LANES) * LANES + 2 * radius
@@ -77,10 +81,11 @@ def boundaries_of(
 
 
 def _disc(squared_radius: float, stride: int) -> list[int]:
-    """Steps in memory from a pixel to all those of the disc around it."""
+    """Steps in memory from a pixel to all those of the disc around it, the nearest first."""
     radius = isqrt(int(squared_radius))
     halves = {dy: isqrt(int(squared_radius - dy**2)) for dy in range(-radius, radius + 1)}
-    return [dy * stride + dx for dy, half in halves.items() for dx in range(-half, half + 1)]
+    disc = [(dy, dx) for dy, half in halves.items() for dx in range(-half, half + 1)]
+    return [dy * stride + dx for dy, dx in sorted(disc, key=lambda step: step[0] ** 2 + step[1] ** 2)]
 
 
 class _Rows(NamedTuple):
@@ -152,6 +157,7 @@ def _matches() -> int:
     to_truth = build.mul(rows.num, rows.plane_size(to))
     row_of_counts = build.add(classes, one)
     behind = to.spread(build.trunc(classes, to.int32))  # of what is no boundary
+    none, all_of_them = to.constant(0, to.half), to.constant(-1, to.half)
     with to.loop(rows.start, rows.end, one) as row:
         plane, first = rows.place(to, row.number)
         is_truth = build.icmp_signed(">=", plane, rows.num)
@@ -161,14 +167,18 @@ def _matches() -> int:
             at = build.add(first, x.number)
             own = to.load(edges, at)
             is_boundary = _is_class(to, own)
-            bits = build.bitcast(is_boundary, to.ir.IntType(LANES))
-            any_of_them = build.zext(build.icmp_unsigned("!=", bits, to.ir.Constant(bits.type, 0)), to.int64)
-            with to.loop(zero, any_of_them, one):  # once, or not at all
-                with to.loop(zero, num_steps, one, [to.constant(0, to.half)]) as step:
-                    reach = build.add(to_other, build.load(build.gep(steps, [step.number])))
-                    is_met = build.icmp_signed("==", own, to.load(edges, build.add(at, reach)))
-                    step.carried = [build.or_(step.carried[0], build.sext(is_met, to.vector(to.half)))]
-                met = build.icmp_signed("!=", step.carried[0], to.constant(0, to.half))
+            with to.loop(zero, build.zext(to.any(is_boundary), to.int64), one):  # once, or not at all
+                # Some steps at a time, for as long as a boundary pixel has no counterpart.
+                with to.loop(zero, num_steps, to.int64(_STEPS), [build.select(is_boundary, none, all_of_them)]) as some:
+                    found = some.carried[0]
+                    is_open = to.any(build.icmp_signed("==", found, none))
+                    last = to.least(build.add(some.number, to.int64(_STEPS)), num_steps)
+                    with to.loop(some.number, build.select(is_open, last, zero), one, [found]) as step:
+                        reach = build.add(to_other, build.load(build.gep(steps, [step.number])))
+                        is_met = build.icmp_signed("==", own, to.load(edges, build.add(at, reach)))
+                        step.carried = [build.or_(step.carried[0], build.sext(is_met, to.vector(to.half)))]
+                    some.carried = step.carried
+                met = build.icmp_signed("!=", some.carried[0], none)
                 number = build.sext(own, to.vector(to.int32))
                 # What is no class must not be counted anywhere, wherever it comes from.
                 cells = build.select(build.icmp_unsigned("<", number, behind), number, behind)

@@ -54,8 +54,8 @@ def scores_of(logits: Tensor, mask: Tensor, ignore_index: int, num_bins: int) ->
         machine.run(_scores(logits.dtype, num_bins), arguments)
         parts.append(counts.sum(dim=0))
     cells, _, wrong, right, _, confidence, _, has_nan = torch.split(torch.cat(parts), layout, dim=1)
-    sums = torch.where(has_nan > 0, torch.nan, confidence * _UNIT)
-    calibration = torch.stack([wrong + right, sums.double(), right], dim=-1)
+    sums = torch.where(has_nan > 0, torch.nan, confidence.double() * _UNIT)
+    calibration = torch.stack([wrong + right, sums, right], dim=-1)
     return best, cells.view(-1, *[logits.shape[1]] * 2), calibration
 
 

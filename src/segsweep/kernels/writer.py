@@ -193,13 +193,16 @@ class Writer:
         """Values of the one or the other."""
         return Lanes(self, self.builder.select(condition, then.value, otherwise.value))
 
+    def any(self, condition: Any) -> Any:
+        """Whether a condition holds anywhere."""
+        bits = self.builder.bitcast(condition, self.ir.IntType(LANES))
+        return self.builder.icmp_unsigned("!=", bits, self.ir.Constant(bits.type, 0))
+
     def note(self, condition: Any, flags: Any, at: Any) -> None:
         """Sets an integer of an array to 1 if a condition holds anywhere."""
         build = self.builder
-        bits = build.bitcast(condition, self.ir.IntType(LANES))
         place = build.gep(flags, [at])
-        holds = build.zext(build.icmp_unsigned("!=", bits, self.ir.Constant(bits.type, 0)), self.int64)
-        build.store(build.or_(build.load(place), holds), place)
+        build.store(build.or_(build.load(place), build.zext(self.any(condition), self.int64)), place)
 
     def count(self, cells: Any, counts: Any, at: Any, amounts: Any = None) -> None:
         """Adds 1, or of int64 amounts each its own, to cells of an int64 array that begin at a place."""
