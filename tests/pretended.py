@@ -2,8 +2,8 @@
 
 Code for GPUs runs on it where there is none, to the same values. It fails where tensors of both devices meet, but for
 single numbers, and notes what a host would wait for: copies, and operations that need a value or a number of values.
-(Not what is inside of one operation, as in those of linear algebra.) It takes the place of torch's device ``meta``, whose
-tensors have no values: torch lets these have gradients, and refuses what it has to know a GPU for, such as mixed
+(Not what is inside of one operation, as in those of linear algebra.) It takes the place of torch's device ``meta``,
+whose tensors have no values: torch lets these have gradients, and refuses what it has to know a GPU for, such as mixed
 precision and fused optimizers.
 """
 
