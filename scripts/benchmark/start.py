@@ -26,15 +26,22 @@ for name in json.load(open(modules)) if sys.argv[0] == "warm" else ():
     except Exception:
         pass
 start = time.perf_counter()
-from segsweep import task, train
-whole = task.Task.on_train_batch_end
-def end(self, *args):
-    whole(self, *args)
-    print("first step", time.perf_counter() - start, flush=True)
-    if sys.argv[0] == "cold":
-        json.dump(sorted(sys.modules), open(modules, "w"))
-    os._exit(0)
-task.Task.on_train_batch_end = end
+from segsweep.startup import importing
+with importing():  # as the command does
+    from segsweep import train
+fit = train.fit
+def fit_to_the_first_step(*args):
+    from segsweep.task import Task
+    whole = Task.on_train_batch_end
+    def end(self, *args):
+        whole(self, *args)
+        print("first step", time.perf_counter() - start, flush=True)
+        if sys.argv[0] == "cold":
+            json.dump(sorted(sys.modules), open(modules, "w"))
+        os._exit(0)
+    Task.on_train_batch_end = end
+    return fit(*args)
+train.fit = fit_to_the_first_step
 sys.argv = ["segsweep", *overrides]
 train.main()
 """
