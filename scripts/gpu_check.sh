@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
-# Checks on a machine with a GPU what no other machine can show. Needs the package importable; prints one line a check and
-# exits 1 if one fails. Figures and logs go to the output folder.
-#   bash scripts/gpu_check.sh speed [output folder]   no step waits, and every benchmark: ten minutes
-#   bash scripts/gpu_check.sh works [output folder]   every model and regime trains, the same run twice gives the same
-#                                                     curve, the GPU agrees with the CPU, all commands: ten minutes
+# Checks on a machine with a GPU what no other machine can show. Needs the package importable, with its extras smp and
+# export, and pytest; prints one line a check and exits 1 if one fails. Figures and logs go to a new output folder; paths
+# are absolute, or begin where the project lies.
+#   bash scripts/gpu_check.sh speed [output folder]   no step waits; benchmarks that a GPU changes: ten minutes
+#   bash scripts/gpu_check.sh works [output folder]   every model and regime trains, and all commands run; prints the
+#                                                     losses of one run on GPU and CPU, to be compared: ten minutes
 #   CAMVID=DIR bash scripts/gpu_check.sh papers [...] CamVid at 360x480 by each paper's recipe and by ours: hours
 # CAMVID=DIR also has `speed` race a tutorial's script. ON=cpu rehearses the commands where there is no GPU.
 set -u
@@ -80,7 +81,7 @@ works() {
         regime=$(basename "$file" .yaml)
         teacher=()
         if [ "$regime" = distill ]; then teacher=("init_from=$out/full"); fi
-        train "regime-$regime" "regime=$regime" model=conv_autoencoder trainer.max_epochs=2 data.num_train=400 data.labelled_fraction=0.1 "${teacher[@]}"
+        train "regime-$regime" "regime=$regime" model=conv_autoencoder trainer.max_epochs=2 data.num_train=400 data.labelled_fraction=0.1 ${teacher[@]+"${teacher[@]}"}
     done
     for place in cpu "$device"; do # the run that is used elsewhere than where it was trained
         check "evaluate-$place" "$python" -m segsweep.evaluate.command "$out/full" --device "$place" --out "$out/evaluate-$place"
@@ -105,18 +106,23 @@ papers() {
     done
     check camvid_families "$python" -m segsweep -m experiment=camvid_families "data.root=$CAMVID" "trainer=$on" "hydra.sweep.dir=$out/camvid_families"
     wait
-    "$python" -m segsweep.report.command "$out/camvid_families"
+    check report "$python" -m segsweep.report.command "$out/camvid_families"
 }
 
 case $part in
     speed | works) ;;
     papers) : "${CAMVID:?is where CamVid lies}" ;;
     *)
-        grep '^#  ' "$0"
+        grep '^#  ' scripts/gpu_check.sh
         exit 2
         ;;
 esac
-mkdir -p "$out" && rm -f "$out/failed"
+# In a used folder finished runs would count as trained.
+if [ -n "$(ls -A "$out" 2>/dev/null)" ] || ! mkdir -p "$out"; then
+    echo "error: $out: give a new or empty folder"
+    exit 1
+fi
+trap 'kill $(jobs -rp) 2>/dev/null' EXIT INT TERM
 if [ "$on" = gpu ]; then "$python" -c "import torch; print(torch.cuda.get_device_name(), torch.__version__)" || exit 1; fi
 "$part"
 wait

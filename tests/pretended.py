@@ -1,10 +1,10 @@
 """A device that is none: its tensors say that they lie there, and have their values on the CPU.
 
 Code for GPUs runs on it where there is none, to the same values. It fails where tensors of both devices meet, but for
-single numbers, and notes what a host would wait for: copies, and operations that need a value or a number of values.
-(Not what is inside of one operation, as in those of linear algebra.) It takes the place of torch's device ``meta``,
-whose tensors have no values: torch lets these have gradients, and refuses what it has to know a GPU for, such as mixed
-precision and fused optimizers.
+single numbers and positions, and notes what a host would wait for: copies, and operations that need a value or a number
+of values. (Not what is inside of one operation, as in those of linear algebra.) It takes the place of torch's device
+``meta``, whose tensors have no values: torch lets these have gradients, and refuses what it has to know a GPU for, such
+as mixed precision and fused optimizers.
 """
 
 import traceback
@@ -27,7 +27,7 @@ _INDEXING = (
     _aten.index_put_.default,
     _aten._index_put_impl_.default,
 )
-# Of these the host needs a value, or as many values as there are of something.
+# The host needs a value of these, or the size of their result.
 _WAITING = (
     _aten._local_scalar_dense.default,
     _aten.is_nonzero.default,
@@ -41,7 +41,7 @@ _WAITING = (
     _aten.repeat_interleave.Tensor,
     _aten.multinomial.default,
     _aten.histc.default,
-    # A number to fill with that is a tensor.
+    # A number to fill with that is a tensor. (CUDA waits for one on the device alone.)
     _aten.masked_fill.Tensor,
     _aten.masked_fill_.Tensor,
     _aten.index_fill.int_Tensor,

@@ -1,4 +1,4 @@
-"""On an accelerator the host must not wait in a step, and a run is that of the CPU; on a pretended one, and on CUDA."""
+"""No step makes the host wait, on a pretended device and on CUDA; on the pretended one, runs are those of the CPU."""
 
 import warnings
 from contextlib import contextmanager
@@ -39,7 +39,7 @@ NO_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here: 
 
 
 class PretendedDevice:
-    """Everything that is done in a test is done with it there."""
+    """The pretended device, for tests that run on CUDA, too."""
 
     place = THERE
     trainer = ("trainer=cpu", "trainer.precision=32-true", "optimizer.fused=false")
@@ -55,6 +55,8 @@ class PretendedDevice:
 
 
 class Cuda:
+    """A GPU; torch says what a host waits for."""
+
     place = torch.device("cuda")
     trainer = ("trainer=gpu",)
 
@@ -70,18 +72,24 @@ class Cuda:
         assert [str(one.message) for one in caught if "synchroniz" in str(one.message)] == []
 
 
+def forget():
+    """Drops what is kept for a device: another one takes its place."""
+    for kept in (intensity._noise_bank, intensity._chroma_basis, pixels._statistics):
+        kept.cache_clear()
+
+
 @contextmanager
 def pretended(monkeypatch):
-    """Runs train on the pretended device."""
-    for kept in (intensity._noise_bank, intensity._chroma_basis, pixels._statistics):
-        kept.cache_clear()  # of the device whose place it takes
+    """The pretended device is there, and runs train on it."""
+    forget()
     with monkeypatch.context() as patch, Pretended() as mode:
         patch.setattr(torch, "inference_mode", torch.no_grad)  # torch has no wrapped tensors in it
         patch.setattr(strategies, "strategy", lambda name: SingleDeviceStrategy(device=THERE))
         patch.setattr(CPUAccelerator, "setup_device", lambda self, device: None)
-        yield PretendedDevice(mode)
-    for kept in (intensity._noise_bank, intensity._chroma_basis, pixels._statistics):
-        kept.cache_clear()
+        try:
+            yield PretendedDevice(mode)
+        finally:
+            forget()
 
 
 @pytest.fixture(params=["pretended", pytest.param("cuda", marks=NO_GPU)])
@@ -100,11 +108,11 @@ WAITING = {
     "tolist": lambda x: x.tolist(),
     "to the host": lambda x: x.cpu(),
     "to the device": lambda x: torch.ones(3).to(THERE),
-    "values": lambda x: torch.tensor([1.0, 2.0], device=THERE),
-    "values like": lambda x: x.new_tensor([1.0, 2.0]),
+    "numbers sent": lambda x: torch.tensor([1.0, 2.0], device=THERE),
+    "numbers like": lambda x: x.new_tensor([1.0, 2.0]),
     "nonzero": lambda x: x.nonzero(),
-    "where": lambda x: x[x > 0],
-    "put where": lambda x: x.clone().__setitem__(x > 0, x[:2]),
+    "chosen by a mask": lambda x: x[x > 0],
+    "put by a mask": lambda x: x.clone().__setitem__(x > 0, x[:2]),
     "positions of the host": lambda x: x[torch.tensor([0, 1])],
     "filled by a number there": lambda x: x.masked_fill(x > 0, x.sum()),
     "unique": lambda x: x.unique(),
@@ -115,7 +123,7 @@ WAITING = {
 NOT_WAITING = {
     "arithmetic": lambda x: (x * 2 + torch.tensor(1.0)).softmax(0),
     "made there": lambda x: torch.zeros(3, device=x.device) + torch.arange(3, device=x.device),
-    "sent": lambda x: torch.ones(4).to(x.device, non_blocking=True) + x,
+    "sent without waiting": lambda x: torch.ones(4).to(x.device, non_blocking=True) + x,
     "positions": lambda x: x[torch.zeros(2, dtype=torch.int64, device=x.device)],
     "where one or the other": lambda x: torch.where(x > 0, x, 0.0),
     "in place": lambda x: x.clone().mul_(2).unsqueeze_(0).transpose_(0, 1),

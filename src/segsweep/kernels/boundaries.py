@@ -145,6 +145,24 @@ def _edges() -> int:
     return machine.compiled(to.finish(), "edges")
 
 
+def _has_counterpart(to: Writer, own: Any, edges: Any, around: Any, steps: Any, num_steps: Any) -> Any:
+    """Where a boundary pixel's class lies at one of the steps around the same place in the other map.
+
+    Some steps at a time, for as long as a boundary pixel has none.
+    """
+    build, none = to.builder, to.constant(0, to.half)
+    is_settled = build.sext(build.not_(_is_class(to, own)), to.vector(to.half))
+    with to.loop(to.int64(0), num_steps, to.int64(_STEPS), [is_settled]) as some:
+        is_open = to.any(build.icmp_signed("==", some.carried[0], none))
+        last = to.least(build.add(some.number, to.int64(_STEPS)), num_steps)
+        with to.loop(some.number, build.select(is_open, last, to.int64(0)), to.int64(1), some.carried) as step:
+            other = to.load(edges, build.add(around, build.load(build.gep(steps, [step.number]))))
+            is_met = build.sext(build.icmp_signed("==", own, other), to.vector(to.half))
+            step.carried = [build.or_(step.carried[0], is_met)]
+        some.carried = step.carried
+    return build.icmp_signed("!=", some.carried[0], none)
+
+
 @cache
 def _matches() -> int:
     """Address of the function that counts for its thread: pixels, and by ``1 << 32`` those with a counterpart."""
@@ -157,7 +175,6 @@ def _matches() -> int:
     to_truth = build.mul(rows.num, rows.plane_size(to))
     row_of_counts = build.add(classes, one)
     behind = to.spread(build.trunc(classes, to.int32))  # of what is no boundary
-    none, all_of_them = to.constant(0, to.half), to.constant(-1, to.half)
     with to.loop(rows.start, rows.end, one) as row:
         plane, first = rows.place(to, row.number)
         is_truth = build.icmp_signed(">=", plane, rows.num)
@@ -166,19 +183,8 @@ def _matches() -> int:
         with to.loop(zero, rows.width, to.int64(LANES)) as x:
             at = build.add(first, x.number)
             own = to.load(edges, at)
-            is_boundary = _is_class(to, own)
-            with to.loop(zero, build.zext(to.any(is_boundary), to.int64), one):  # once, or not at all
-                # Some steps at a time, for as long as a boundary pixel has no counterpart.
-                with to.loop(zero, num_steps, to.int64(_STEPS), [build.select(is_boundary, none, all_of_them)]) as some:
-                    found = some.carried[0]
-                    is_open = to.any(build.icmp_signed("==", found, none))
-                    last = to.least(build.add(some.number, to.int64(_STEPS)), num_steps)
-                    with to.loop(some.number, build.select(is_open, last, zero), one, [found]) as step:
-                        reach = build.add(to_other, build.load(build.gep(steps, [step.number])))
-                        is_met = build.icmp_signed("==", own, to.load(edges, build.add(at, reach)))
-                        step.carried = [build.or_(step.carried[0], build.sext(is_met, to.vector(to.half)))]
-                    some.carried = step.carried
-                met = build.icmp_signed("!=", some.carried[0], none)
+            with to.loop(zero, build.zext(to.any(_is_class(to, own)), to.int64), one):  # once, or not at all
+                met = _has_counterpart(to, own, edges, build.add(at, to_other), steps, num_steps)
                 number = build.sext(own, to.vector(to.int32))
                 # What is no class must not be counted anywhere, wherever it comes from.
                 cells = build.select(build.icmp_unsigned("<", number, behind), number, behind)
