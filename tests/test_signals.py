@@ -45,6 +45,39 @@ def test_a_signal_stops_at_once(number, code):
     assert not signals.is_requested()
 
 
+def test_a_signal_is_found_behind_another_error():
+    def fail_while_cleaning_up():
+        try:
+            send()
+        finally:
+            raise ValueError("cleaning up")
+
+    with pytest.raises(Interrupted), signals.handled():
+        fail_while_cleaning_up()
+    with pytest.raises(ValueError, match="of its own"), signals.handled():
+        raise ValueError("of its own")
+
+
+def test_an_error_in_the_place_of_a_signal_is_none(start, tmp_path, monkeypatch):
+    """OmegaConf, interrupted, has failed while it put its flags back, and made an error of its own of that."""
+
+    def interrupted(self):
+        try:
+            try:
+                send()
+            finally:
+                self.nothing.reset()
+        except AttributeError:
+            raise KeyError("class_names") from None
+
+    monkeypatch.setattr(Task, "on_train_start", interrupted)
+    with pytest.raises(Interrupted) as stopped:
+        start("run", *SMALL)
+    assert stopped.value.code == 143
+    record = read_record(tmp_path / "run")
+    assert (record["status"], record["error"]["class"]) == ("interrupted", "SIGTERM")
+
+
 def test_a_file_is_finished_first(tmp_path, monkeypatch):
     written = []
     monkeypatch.setattr(os, "fsync", lambda _: send() if not written else None)

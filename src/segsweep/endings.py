@@ -8,7 +8,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from segsweep.signals import Interrupted
+from segsweep.signals import Interrupted, behind
 
 log = logging.getLogger(__name__)
 
@@ -60,8 +60,11 @@ def disk_advice(error: OSError, folder: Path) -> str | None:
 def exits_fail() -> Iterator[None]:
     """A model that calls ``sys.exit(0)`` must not look like success, nor ``sys.exit(143)`` like SIGTERM.
 
+    Nor must SIGTERM look like the error of a library that a signal has caught at its own cleaning up.
+
     Raises:
         ExitError: the block has called ``sys.exit``.
+        Interrupted: a signal came, whatever was raised in its place.
     """
     try:
         yield
@@ -72,6 +75,10 @@ def exits_fail() -> Iterator[None]:
             f"code inside the run has called sys.exit({error.code!r}), probably the model, the loss or a library. "
             f"Have it raise an exception instead; the log has the traceback"
         ) from error
+    except Exception as error:
+        if (signal := behind(error)) is not None:
+            raise signal from error
+        raise
 
 
 def is_interruption(error: BaseException) -> bool:

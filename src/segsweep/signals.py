@@ -28,6 +28,17 @@ class Interrupted(SystemExit):
         return f"{self.kind}; the same command continues the run"
 
 
+def behind(error: BaseException) -> Interrupted | None:
+    """The signal whose exception was on its way when this one took its place, if there was one."""
+    found: list[BaseException | None] = [error]
+    for one in found:
+        if isinstance(one, Interrupted):
+            return one
+        if one is not None:
+            found += [other for other in (one.__cause__, one.__context__) if other not in found]
+    return None
+
+
 class _Requests:
     """What has been asked of this process, and whether it has to wait."""
 
@@ -74,6 +85,10 @@ def handled() -> Iterator[None]:
     install()
     try:
         yield
+    except Exception as error:
+        if (signal_of_it := behind(error)) is not None:
+            raise signal_of_it from error
+        raise
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
