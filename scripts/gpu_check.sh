@@ -7,7 +7,7 @@
 #                                                     losses of one run on GPU and CPU, to be compared: ten minutes
 #   CAMVID=DIR bash scripts/gpu_check.sh papers [...] CamVid at 360x480 by each paper's recipe and by ours: hours
 # CAMVID=DIR also has `speed` race a tutorial's script. ON=cpu rehearses the commands where there is no GPU.
-set -u
+set -um # each job is a group of processes, to be ended as one
 cd "$(dirname "$0")/.." || exit 1
 part=${1:-}
 out=${2:-outputs/gpu_check}
@@ -122,7 +122,8 @@ if [ -n "$(ls -A "$out" 2>/dev/null)" ] || ! mkdir -p "$out"; then
     echo "error: $out: give a new or empty folder"
     exit 1
 fi
-trap 'kill $(jobs -rp) 2>/dev/null' EXIT INT TERM
+trap 'for job in $(jobs -rp); do kill -- "-$job"; done' EXIT # whatever ends this ends them
+trap 'exit 130' INT TERM
 if [ "$on" = gpu ]; then "$python" -c "import torch; print(torch.cuda.get_device_name(), torch.__version__)" || exit 1; fi
 "$part"
 wait

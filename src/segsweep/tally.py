@@ -130,18 +130,21 @@ class ImageCounts(Metric):
     def _counts_of(self, logits: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Confusion, boundaries and calibration of each image."""
         classes, ignore_index = self.num_classes, self.ignore_index
-        if tiles.pays(logits, mask):
+        is_compiled = tiles.pays(logits, mask)
+        if is_compiled:
             prediction, confusion, calibration = scores_of(logits, mask, ignore_index, NUM_BINS)
-            if boundaries.fits(prediction, mask, classes, ignore_index):
-                radius = squared_tolerance(mask.shape[-2:])
-                return confusion, boundaries_of(prediction, mask, classes, ignore_index, radius), calibration
         else:
             logits = logits.float()
             top, prediction = best_class(logits)
             confidence = (logits - top[:, None]).exp_().sum(dim=1).reciprocal_()  # the largest softmax probability
             confusion = confusion_per_image(prediction, mask, classes, ignore_index)
             calibration = calibration_per_image(confidence, prediction == mask, mask != ignore_index)
-        return confusion, boundary_per_image(prediction, mask, classes, ignore_index), calibration
+        if is_compiled and boundaries.fits(prediction, mask, classes, ignore_index):
+            radius = squared_tolerance(mask.shape[-2:])
+            boundary = boundaries_of(prediction, mask, classes, ignore_index, radius)
+        else:
+            boundary = boundary_per_image(prediction, mask, classes, ignore_index)
+        return confusion, boundary, calibration
 
     def compute(self) -> Counts:
         """The counts of all images in the order of the split; the host waits for the device."""

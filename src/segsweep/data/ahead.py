@@ -1,4 +1,4 @@
-"""Work on the next things while the present one is used."""
+"""Work on the next things while the present one is used: by threads, and by a device that they are sent to."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
